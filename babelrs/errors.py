@@ -1,0 +1,65 @@
+"""Errors the user can mend, and the exit codes every command shares.
+
+A :class:`BabelRSError` states what is wrong, with the value, and what to do about it. Any other exception is a defect
+of the program and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+
+EXIT_DONE = 0
+EXIT_LIMIT_MISSED = 1
+EXIT_USER_INPUT = 2
+EXIT_DEVICE = 3
+
+
+class BabelRSError(Exception):
+    """Something the user can mend.
+
+    Args:
+        what: What is wrong and where, with the offending value.
+        remedy: What to do about it; one imperative sentence.
+    """
+
+    exit_code = EXIT_USER_INPUT
+
+    def __init__(self, what: str, remedy: str = "") -> None:
+        super().__init__(f"{what} {remedy}".strip())
+        self.what = what
+        self.remedy = remedy
+
+
+class DeviceError(BabelRSError):
+    """The device or the inference engine failed; the input was fine."""
+
+    exit_code = EXIT_DEVICE
+
+
+class LimitMissedError(BabelRSError):
+    """The command ran, but a stated limit (self-test tolerance, H-mAP drop) was missed."""
+
+    exit_code = EXIT_LIMIT_MISSED
+
+
+def collected(what: str, faults: Sequence[str], remedy: str, shown: int = 50) -> BabelRSError:
+    """One error out of many faults, listed a line each (the first ``shown`` of them)."""
+    lines = [f"  - {fault}" for fault in faults[:shown]]
+    if len(faults) > shown:
+        lines.append(f"  ... and {len(faults) - shown} more")
+    return BabelRSError("\n".join([f"{what} ({len(faults)}):", *lines, ""]), remedy)
+
+
+def run_command(main: Callable[[list[str]], int], argv: Sequence[str] | None = None) -> int:
+    """Run a command-line ``main`` and turn a :class:`BabelRSError` into one message and its exit code.
+
+    Args:
+        main: Takes the arguments without the program's name and returns an exit code.
+        argv: The arguments; ``None`` takes those of the process.
+    """
+    try:
+        return main(list(sys.argv[1:] if argv is None else argv))
+    except BabelRSError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return error.exit_code
