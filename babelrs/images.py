@@ -1,0 +1,204 @@
+"""Reads one image file to raw counts, and refuses what a decoder would half-decode.
+
+PNG, JPEG and TIFF; 1 to 4 bands of 8- or 16-bit integers or floats. EXIF orientation is not applied: boxes are in
+pixels of the image as stored. OpenCV is loaded on the first read, not on import.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from babelrs import tiff
+from babelrs.errors import BabelRSError
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
+
+_PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
+_JPEG_MARKER = re.compile(rb"\xff+([^\x00\xd0-\xd7\xff])")  # stuffed bytes and restart markers are no markers
+_FETCH_AGAIN = "Fetch the file again, or leave it out."
+_BANDS = "Use a file of 1 to 4 bands; `gdal_translate -b` picks bands."
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One image as the sensor counted it.
+
+    Attributes:
+        pixels: ``(H, W)``, or ``(H, W, C)`` with C of 2 to 4 in R, G, B[, A] order (2: gray and alpha, or two data
+            bands); uint8, uint16 or float32.
+        nodata: The count that means "no measurement", or ``None``.
+        source: Where the frame came from, for messages.
+        has_alpha: Whether the last of 2 or 4 bands is declared as alpha. The 4th band of a frame without it is data
+            that the RGB model does not see (near infrared, say).
+    """
+
+    pixels: npt.NDArray[Any]
+    nodata: float | None = None
+    source: str = "frame"
+    has_alpha: bool = False
+
+    @property
+    def height(self) -> int:
+        """Rows of the image."""
+        return int(self.pixels.shape[0])
+
+    @property
+    def width(self) -> int:
+        """Columns of the image."""
+        return int(self.pixels.shape[1])
+
+
+def read_frame(path: str | Path) -> Frame:
+    """Read one PNG, JPEG or TIFF file.
+
+    A float64 TIFF becomes float32; an int16 TIFF becomes uint16 where no count is negative, else float32 (exact). A
+    TIFF of several images gives its first. In a TIFF, the last band is alpha only where the file says so.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Its raw counts in R, G, B[, A] order, with GDAL's nodata value where the file has one.
+
+    Raises:
+        BabelRSError: The file is missing, a folder, empty, truncated, damaged, or of a format, band count or number
+            type that cannot be used; the message names it and says what to do.
+    """
+    path = Path(path)
+    data = _read_bytes(path)
+    if data.startswith(_PNG_MAGIC):
+        _check_png(path, data)
+    elif data.startswith(b"\xff\xd8"):
+        _check_jpeg(path, data)
+    elif data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+        return _read_tiff(path, data)
+    else:
+        raise BabelRSError(
+            f"{path}: not a PNG, JPEG or TIFF file (it starts with {data[:8]!r}).", "Convert it to one of these."
+        )
+    pixels = _decode(path, data)
+    return Frame(_usable_counts(path, pixels), None, str(path), has_alpha=pixels.ndim == 3 and pixels.shape[2] == 4)
+
+
+def _read_bytes(path: Path) -> bytes:
+    if path.is_dir():
+        raise BabelRSError(f"{path}: a folder, not an image.", "Name an image file in it.")
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise BabelRSError(f"{path}: no such file.", "Check the path.") from None
+    except OSError as error:
+        raise BabelRSError(
+            f"{path}: cannot be read ({error.strerror}).", "Check its permissions and the disk."
+        ) from None
+    if not data:
+        raise BabelRSError(f"{path}: an empty file (0 bytes).", _FETCH_AGAIN)
+    return data
+
+
+def _check_png(path: Path, data: bytes) -> None:
+    """Walk the chunks: each must be whole and match its checksum, up to IEND (PNG, section 5)."""
+    at, kind = len(_PNG_MAGIC), b""
+    while kind != b"IEND":
+        if at + 12 > len(data):
+            raise BabelRSError(f"{path}: a truncated PNG ({len(data)} bytes, no end chunk).", _FETCH_AGAIN)
+        size, kind = struct.unpack_from(">I4s", data, at)
+        end = at + 8 + size
+        if end + 4 > len(data):
+            raise BabelRSError(
+                f"{path}: a truncated PNG (its {kind!r} chunk ends after {len(data)} bytes).", _FETCH_AGAIN
+            )
+        if zlib.crc32(data[at + 4 : end]) != struct.unpack_from(">I", data, end)[0]:
+            raise BabelRSError(f"{path}: a damaged PNG (checksum of its {kind!r} chunk at byte {at}).", _FETCH_AGAIN)
+        if kind == b"IHDR":
+            _check_size(path, *struct.unpack_from(">II", data, at + 8))
+        at = end + 4
+
+
+def _check_jpeg(path: Path, data: bytes) -> None:
+    """Walk the markers from the start to the end marker; an end marker inside a thumbnail does not count."""
+    at = 2
+    while (found := _JPEG_MARKER.search(data, at)) is not None:
+        marker, at = found.group(1)[0], found.end()
+        if marker == 0xD9:
+            return
+        if marker == 0x01:
+            continue
+        if at + 2 > len(data):
+            break
+        if marker in (0xC0, 0xC1, 0xC2) and at + 7 <= len(data):
+            height, width = struct.unpack_from(">HH", data, at + 3)
+            _check_size(path, width, height)
+        at += struct.unpack_from(">H", data, at)[0]
+    raise BabelRSError(f"{path}: a truncated JPEG ({len(data)} bytes, no end marker).", _FETCH_AGAIN)
+
+
+def _check_size(path: Path, width: int, height: int) -> None:
+    if width == 0 or height == 0:
+        raise BabelRSError(f"{path}: an image of {width}x{height} px.", _FETCH_AGAIN)
+
+
+def _read_tiff(path: Path, data: bytes) -> Frame:
+    try:
+        directory = tiff.read_directory(data)
+        tiff.check_complete(data, directory)
+        if not 1 <= directory.num_bands <= 4:
+            raise BabelRSError(f"{path}: {directory.num_bands} bands.", _BANDS)
+        pixels = tiff.decode(data, directory, lambda part: _decode(path, part))
+    except tiff.TiffFault as fault:
+        raise BabelRSError(f"{path}: a truncated or unreadable TIFF: {fault}.", _FETCH_AGAIN) from None
+    found = 1 if pixels.ndim == 2 else pixels.shape[2]
+    palette = directory.number(tiff.PHOTOMETRIC, 1) == 3
+    if found != directory.num_bands and not palette:
+        raise BabelRSError(f"{path}: the file has {directory.num_bands} bands, but {found} were decoded.", _BANDS)
+    if found > 1 and not palette:
+        pixels = pixels[..., list(directory.band_order)]
+    counts = _usable_counts(path, pixels)
+    return Frame(counts, directory.nodata, str(path), has_alpha=found in (2, 4) and directory.has_alpha)
+
+
+def _decode(path: Path, data: bytes) -> npt.NDArray[Any]:
+    """Decode with OpenCV, unchanged but for the band order: ``(H, W)`` or ``(H, W, C)`` in R, G, B[, A] order."""
+    cv2 = quiet_opencv()
+    try:
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error as error:
+        raise BabelRSError(f"{path}: cannot be decoded ({str(error).strip()}).", _FETCH_AGAIN) from None
+    if pixels is None or pixels.size == 0:
+        raise BabelRSError(f"{path}: cannot be decoded: damaged, or a variant that is not supported.", _FETCH_AGAIN)
+    if pixels.ndim == 3 and pixels.shape[2] == 1:
+        pixels = pixels[..., 0]
+    if pixels.ndim == 3 and pixels.shape[2] >= 3:
+        pixels = pixels[..., [2, 1, 0, 3][: pixels.shape[2]]]
+    decoded: npt.NDArray[Any] = pixels
+    return decoded
+
+
+def _usable_counts(path: Path, pixels: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    name = pixels.dtype.name
+    if name == "float64":
+        return pixels.astype(np.float32)
+    if name == "int16":
+        return pixels.astype(np.uint16 if pixels.min() >= 0 else np.float32)
+    if name not in ("uint8", "uint16", "float32"):
+        raise BabelRSError(
+            f"{path}: pixels are {name}; uint8, uint16, int16 and float are read.", "Use `gdal_translate -ot`."
+        )
+    return np.ascontiguousarray(pixels)
+
+
+def quiet_opencv() -> Any:
+    """The ``cv2`` module, with its log lines on stderr switched off: faults are raised as errors instead."""
+    import cv2
+
+    log = cv2.utils.logging
+    log.setLogLevel(log.LOG_LEVEL_SILENT)
+    return cv2

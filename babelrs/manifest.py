@@ -1,0 +1,250 @@
+"""What a bundle says about itself: the contents of ``manifest.json``, parsed strictly."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from babelrs.errors import BabelRSError, collected
+from babelrs.radiometry import RadiometryProfile
+from babelrs.sensors import Sensor
+
+SCHEMA = "babelrs.bundle/1"
+MANIFEST_NAME = "manifest.json"
+SIGNATURE_NAME = "manifest.sig"
+
+_MAKE_AGAIN = "Make the bundle again with compress.quantize, or fetch it again."
+
+
+@dataclass(frozen=True)
+class SensorEntry:
+    """How one sensor's graph is fed and read.
+
+    Attributes:
+        classes: Class names; a label of the graph is an index into them.
+        profile: Raw counts to the uint8 image the graph takes.
+        graph: File name of the ONNX graph.
+        selftest: File name of the self-test vectors.
+        input_height: Rows of the graph's input, pixels.
+        input_width: Columns of the graph's input, pixels.
+        channels: Bands of the graph's input.
+        max_detections: Candidates an image, K of the graph's outputs.
+        score_threshold: Least score that is reported unless the user says otherwise.
+        nms_iou: Rotated IoU of non-maximum suppression.
+        tile_overlap: Overlap of tiles, a fraction of the input size.
+        precision: ``fp32``, ``fp16`` or ``int8``: for people, and part of an engine's cache key.
+    """
+
+    classes: tuple[str, ...]
+    profile: RadiometryProfile
+    graph: str
+    selftest: str
+    input_height: int
+    input_width: int
+    channels: int
+    max_detections: int
+    score_threshold: float
+    nms_iou: float
+    tile_overlap: float
+    precision: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """The entry as plain values for JSON."""
+        return {**vars(self), "classes": list(self.classes), "profile": self.profile.to_dict()}
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The contents of ``manifest.json``.
+
+    Attributes:
+        name: The model's name.
+        target: What it was made for: ``cpu``, a Jetson, ...
+        taps: Numbers of the backbone's blocks that the neck reads, from 0.
+        strides: Strides of the pyramid's levels, pixels.
+        sensors: One entry a sensor.
+        files: SHA-256 (hexadecimal) of every file but the manifest and its signature, by name.
+        metrics: Measured accuracy, as the exporter wrote it.
+        calibration: Which data set the quantization ranges, as the exporter wrote it.
+        training: How the model was trained, as the exporter wrote it.
+    """
+
+    name: str
+    target: str
+    taps: tuple[int, ...]
+    strides: tuple[int, ...]
+    sensors: Mapping[Sensor, SensorEntry]
+    files: Mapping[str, str] = field(default_factory=dict)
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    calibration: Mapping[str, Any] = field(default_factory=dict)
+    training: Mapping[str, Any] = field(default_factory=dict)
+
+    def entry(self, sensor: Sensor) -> SensorEntry:
+        """The entry of ``sensor``.
+
+        Raises:
+            BabelRSError: The model was not made for this sensor.
+        """
+        if sensor not in self.sensors:
+            known = ", ".join(item.value for item in self.sensors)
+            raise BabelRSError(f"The bundle {self.name!r} has no model for sensor {sensor}.", f"It has: {known}.")
+        return self.sensors[sensor]
+
+    def to_json(self) -> str:
+        """Canonical JSON: sorted keys, no timestamps, so that equal models have equal bytes.
+
+        Raises:
+            ValueError: A number is NaN or infinite.
+        """
+        values = {
+            **vars(self),
+            "schema": SCHEMA,
+            "taps": list(self.taps),
+            "strides": list(self.strides),
+            "sensors": {sensor.value: entry.to_dict() for sensor, entry in self.sensors.items()},
+            "files": dict(self.files),
+        }
+        return json.dumps(values, sort_keys=True, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str, source: str = MANIFEST_NAME) -> Manifest:
+        """Parse and check a manifest.
+
+        Args:
+            text: The JSON text.
+            source: Its name, for messages.
+
+        Raises:
+            BabelRSError: It is no JSON, of another schema, or a field is missing, unknown or wrong; all faults at once.
+        """
+        try:
+            values = json.loads(text)
+        except ValueError as error:
+            raise BabelRSError(f"{source}: not valid JSON ({error}).", _MAKE_AGAIN) from None
+        if not isinstance(values, dict) or values.get("schema") != SCHEMA:
+            found = values.get("schema") if isinstance(values, dict) else type(values).__name__
+            raise BabelRSError(f"{source}: schema {found!r}, where {SCHEMA!r} is read.", _MAKE_AGAIN)
+        return _parse({key: value for key, value in values.items() if key != "schema"}, source)
+
+
+def is_plain_name(name: object) -> bool:
+    """Whether ``name`` is a file name without any path: no separators, no drive, no ``..``, not hidden."""
+    return (
+        isinstance(name, str)
+        and 0 < len(name) <= 128
+        and name[0] not in ".-"
+        and all(char.isascii() and (char.isalnum() or char in "._-") for char in name)
+    )
+
+
+_Check = Callable[[Any], bool]
+
+
+def _is_int(low: int, high: int) -> _Check:
+    return lambda value: isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+
+
+def _is_fraction(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and 0 <= value <= 1
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and bool(value)
+
+
+def _is_texts(value: object) -> bool:
+    return isinstance(value, list) and bool(value) and all(map(_is_text, value)) and len(set(value)) == len(value)
+
+
+def _is_ints(value: object) -> bool:
+    return isinstance(value, list) and bool(value) and all(map(_is_int(0, 1 << 16), value))
+
+
+def _is_dict(value: object) -> bool:
+    return isinstance(value, dict)
+
+
+def _is_hashes(value: object) -> bool:
+    return isinstance(value, dict) and all(
+        is_plain_name(name) and isinstance(digest, str) and len(digest) == 64 and set(digest) <= set("0123456789abcdef")
+        for name, digest in value.items()
+    )
+
+
+_SENSOR_FIELDS: dict[str, tuple[_Check, str]] = {
+    "classes": (_is_texts, "a list of distinct names"),
+    "profile": (_is_dict, "an object"),
+    "graph": (is_plain_name, "a plain file name"),
+    "selftest": (is_plain_name, "a plain file name"),
+    "input_height": (_is_int(1, 1 << 16), "a positive whole number"),
+    "input_width": (_is_int(1, 1 << 16), "a positive whole number"),
+    "channels": (_is_int(1, 4), "1 to 4"),
+    "max_detections": (_is_int(1, 1 << 20), "a positive whole number"),
+    "score_threshold": (_is_fraction, "a number in 0..1"),
+    "nms_iou": (_is_fraction, "a number in 0..1"),
+    "tile_overlap": (lambda value: _is_fraction(value) and value < 1, "a number in [0, 1)"),
+    "precision": (_is_text, "a name"),
+}
+_FIELDS: dict[str, tuple[_Check, str]] = {
+    "name": (_is_text, "a name"),
+    "target": (_is_text, "a name"),
+    "taps": (_is_ints, "a list of block numbers"),
+    "strides": (_is_ints, "a list of strides"),
+    "sensors": (lambda value: _is_dict(value) and bool(value), "an object with an entry a sensor"),
+    "files": (_is_hashes, "an object of plain file names and SHA-256 digests"),
+    "metrics": (_is_dict, "an object"),
+    "calibration": (_is_dict, "an object"),
+    "training": (_is_dict, "an object"),
+}
+
+
+def _faults(values: Mapping[str, Any], checks: Mapping[str, tuple[_Check, str]], prefix: str) -> list[str]:
+    found = [f"{prefix}{name}: missing" for name in checks if name not in values]
+    found += [f"{prefix}{name}: unknown field" for name in values if name not in checks]
+    for name, (check, wanted) in checks.items():
+        if name in values and not check(values[name]):
+            found.append(f"{prefix}{name}: {str(values[name])[:80]!r} is not {wanted}")
+    return found
+
+
+def _parse(values: dict[str, Any], source: str) -> Manifest:
+    faults = _faults(values, _FIELDS, "")
+    entries: dict[Sensor, SensorEntry] = {}
+    sensors = values.get("sensors")
+    for name, entry in (sensors if isinstance(sensors, dict) else {}).items():
+        parsed = _parse_entry(name, entry, values.get("files"), faults)
+        if parsed is not None:
+            entries[Sensor(name)] = parsed
+    if faults:
+        raise collected(f"{source} is wrong", faults, _MAKE_AGAIN)
+    plain = {name: values[name] for name in ("name", "target", "files", "metrics", "calibration", "training")}
+    return Manifest(taps=tuple(values["taps"]), strides=tuple(values["strides"]), sensors=entries, **plain)
+
+
+def _parse_entry(name: str, entry: Any, files: Any, faults: list[str]) -> SensorEntry | None:
+    prefix = f"sensors.{name}."
+    if name not in {item.value for item in Sensor} or not isinstance(entry, dict):
+        faults.append(f"sensors.{name}: not a sensor with an object of fields")
+        return None
+    found = _faults(entry, _SENSOR_FIELDS, prefix)
+    if not found:
+        found += [
+            f"{prefix}{key}: {entry[key]!r} is not in files"
+            for key in ("graph", "selftest")
+            if entry[key] not in (files or {})
+        ]
+        if entry["channels"] != Sensor(name).num_channels:
+            found.append(f"{prefix}channels: {entry['channels']}, where {name} has {Sensor(name).num_channels}")
+    try:
+        profile = RadiometryProfile.from_dict(entry["profile"]) if not found else None
+    except BabelRSError as error:
+        found.append(f"{prefix}profile: {error}")
+    if profile is not None and profile.sensor != name:
+        found.append(f"{prefix}profile: it is for sensor {profile.sensor}")
+    faults.extend(found)
+    if found or profile is None:
+        return None
+    return SensorEntry(**{**entry, "classes": tuple(entry["classes"]), "profile": profile})
