@@ -226,7 +226,8 @@ def _long_edge(boxes: Floats, lowest: float) -> Boxes:
 
 def _first_smallest(areas: Floats) -> npt.NDArray[np.int64]:
     """The first index along the last axis whose value is smallest up to rounding, so that ties do not flicker."""
-    return np.argmax(areas <= areas.min(axis=1, keepdims=True) * (1 + 1e-9), axis=1)
+    smallest: npt.NDArray[np.int64] = np.argmax(areas <= areas.min(axis=1, keepdims=True) * (1 + 1e-9), axis=1)
+    return smallest
 
 
 def _checked(name: str, boxes: npt.ArrayLike, columns: int = 5) -> Floats:
@@ -253,10 +254,10 @@ def _checked_corners(corners: npt.ArrayLike) -> Floats:
     return array
 
 
-def _refuse_rows(name: str, array: Floats, wrong: npt.NDArray[np.bool_], why: str) -> None:
-    if wrong.any():
-        row = int(np.argmax(wrong))
-        raise ValueError(f"{name} row {row} {why}: {array[row].tolist()} ({int(wrong.sum())} such rows)")
+def _refuse_rows(name: str, array: Floats, wrong: npt.ArrayLike, why: str) -> None:
+    rows = np.flatnonzero(wrong)
+    if rows.size:
+        raise ValueError(f"{name} row {rows[0]} {why}: {array[rows[0]].tolist()} ({rows.size} such rows)")
 
 
 def _image_size(width: int, height: int) -> Floats:
