@@ -27,6 +27,21 @@ _FETCH_AGAIN = "Fetch the file again, or leave it out."
 _BANDS = "Use a file of 1 to 4 bands; `gdal_translate -b` picks bands."
 
 
+class ImageError(BabelRSError):
+    """One image cannot be used; the run can go on without it.
+
+    Args:
+        cause: One or two words that group such images in a summary.
+        source: The file.
+        what: What is wrong with it.
+        remedy: What to do about it.
+    """
+
+    def __init__(self, cause: str, source: str | Path, what: str, remedy: str) -> None:
+        super().__init__(f"{source}: {what}", remedy)
+        self.cause = cause
+
+
 @dataclass(frozen=True)
 class Frame:
     """One image as the sensor counted it.
@@ -69,7 +84,7 @@ def read_frame(path: str | Path) -> Frame:
         Its raw counts in R, G, B[, A] order, with GDAL's nodata value where the file has one.
 
     Raises:
-        BabelRSError: The file is missing, a folder, empty, truncated, damaged, or of a format, band count or number
+        ImageError: The file is missing, a folder, empty, truncated, damaged, or of a format, band count or number
             type that cannot be used; the message names it and says what to do.
     """
     path = Path(path)
@@ -81,26 +96,24 @@ def read_frame(path: str | Path) -> Frame:
     elif data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
         return _read_tiff(path, data)
     else:
-        raise BabelRSError(
-            f"{path}: not a PNG, JPEG or TIFF file (it starts with {data[:8]!r}).", "Convert it to one of these."
-        )
+        what = f"not a PNG, JPEG or TIFF file (it starts with {data[:8]!r})."
+        raise ImageError("format", path, what, "Convert it to one of these.")
     pixels = _decode(path, data)
     return Frame(_usable_counts(path, pixels), None, str(path), has_alpha=pixels.ndim == 3 and pixels.shape[2] == 4)
 
 
 def _read_bytes(path: Path) -> bytes:
     if path.is_dir():
-        raise BabelRSError(f"{path}: a folder, not an image.", "Name an image file in it.")
+        raise ImageError("not a file", path, "a folder, not an image.", "Name an image file in it.")
     try:
         data = path.read_bytes()
     except FileNotFoundError:
-        raise BabelRSError(f"{path}: no such file.", "Check the path.") from None
+        raise ImageError("missing", path, "no such file.", "Check the path.") from None
     except OSError as error:
-        raise BabelRSError(
-            f"{path}: cannot be read ({error.strerror}).", "Check its permissions and the disk."
-        ) from None
+        what = f"cannot be read ({error.strerror})."
+        raise ImageError("unreadable", path, what, "Check its permissions and the disk.") from None
     if not data:
-        raise BabelRSError(f"{path}: an empty file (0 bytes).", _FETCH_AGAIN)
+        raise ImageError("empty", path, "an empty file (0 bytes).", _FETCH_AGAIN)
     return data
 
 
@@ -109,15 +122,15 @@ def _check_png(path: Path, data: bytes) -> None:
     at, kind = len(_PNG_MAGIC), b""
     while kind != b"IEND":
         if at + 12 > len(data):
-            raise BabelRSError(f"{path}: a truncated PNG ({len(data)} bytes, no end chunk).", _FETCH_AGAIN)
+            raise ImageError("truncated", path, f"a truncated PNG ({len(data)} bytes, no end chunk).", _FETCH_AGAIN)
         size, kind = struct.unpack_from(">I4s", data, at)
         end = at + 8 + size
         if end + 4 > len(data):
-            raise BabelRSError(
-                f"{path}: a truncated PNG (its {kind!r} chunk ends after {len(data)} bytes).", _FETCH_AGAIN
-            )
+            what = f"a truncated PNG (its {kind!r} chunk ends after {len(data)} bytes)."
+            raise ImageError("truncated", path, what, _FETCH_AGAIN)
         if zlib.crc32(data[at + 4 : end]) != struct.unpack_from(">I", data, end)[0]:
-            raise BabelRSError(f"{path}: a damaged PNG (checksum of its {kind!r} chunk at byte {at}).", _FETCH_AGAIN)
+            what = f"a damaged PNG (checksum of its {kind!r} chunk at byte {at})."
+            raise ImageError("damaged", path, what, _FETCH_AGAIN)
         if kind == b"IHDR":
             _check_size(path, *struct.unpack_from(">II", data, at + 8))
         at = end + 4
@@ -138,12 +151,12 @@ def _check_jpeg(path: Path, data: bytes) -> None:
             height, width = struct.unpack_from(">HH", data, at + 3)
             _check_size(path, width, height)
         at += struct.unpack_from(">H", data, at)[0]
-    raise BabelRSError(f"{path}: a truncated JPEG ({len(data)} bytes, no end marker).", _FETCH_AGAIN)
+    raise ImageError("truncated", path, f"a truncated JPEG ({len(data)} bytes, no end marker).", _FETCH_AGAIN)
 
 
 def _check_size(path: Path, width: int, height: int) -> None:
     if width == 0 or height == 0:
-        raise BabelRSError(f"{path}: an image of {width}x{height} px.", _FETCH_AGAIN)
+        raise ImageError("empty", path, f"an image of {width}x{height} px.", _FETCH_AGAIN)
 
 
 def _read_tiff(path: Path, data: bytes) -> Frame:
@@ -151,14 +164,15 @@ def _read_tiff(path: Path, data: bytes) -> Frame:
         directory = tiff.read_directory(data)
         tiff.check_complete(data, directory)
         if not 1 <= directory.num_bands <= 4:
-            raise BabelRSError(f"{path}: {directory.num_bands} bands.", _BANDS)
+            raise ImageError("band count", path, f"{directory.num_bands} bands.", _BANDS)
         pixels = tiff.decode(data, directory, lambda part: _decode(path, part))
     except tiff.TiffFault as fault:
-        raise BabelRSError(f"{path}: a truncated or unreadable TIFF: {fault}.", _FETCH_AGAIN) from None
+        raise ImageError("truncated", path, f"a truncated or unreadable TIFF: {fault}.", _FETCH_AGAIN) from None
     found = 1 if pixels.ndim == 2 else pixels.shape[2]
     palette = directory.number(tiff.PHOTOMETRIC, 1) == 3
     if found != directory.num_bands and not palette:
-        raise BabelRSError(f"{path}: the file has {directory.num_bands} bands, but {found} were decoded.", _BANDS)
+        what = f"the file has {directory.num_bands} bands, but {found} were decoded."
+        raise ImageError("band count", path, what, _BANDS)
     if found > 1 and not palette:
         pixels = pixels[..., list(directory.band_order)]
     counts = _usable_counts(path, pixels)
@@ -171,9 +185,10 @@ def _decode(path: Path, data: bytes) -> npt.NDArray[Any]:
     try:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error as error:
-        raise BabelRSError(f"{path}: cannot be decoded ({str(error).strip()}).", _FETCH_AGAIN) from None
+        raise ImageError("undecodable", path, f"cannot be decoded ({str(error).strip()}).", _FETCH_AGAIN) from None
     if pixels is None or pixels.size == 0:
-        raise BabelRSError(f"{path}: cannot be decoded: damaged, or a variant that is not supported.", _FETCH_AGAIN)
+        what = "cannot be decoded: damaged, or a variant that is not supported."
+        raise ImageError("undecodable", path, what, _FETCH_AGAIN)
     if pixels.ndim == 3 and pixels.shape[2] == 1:
         pixels = pixels[..., 0]
     if pixels.ndim == 3 and pixels.shape[2] >= 3:
@@ -189,9 +204,8 @@ def _usable_counts(path: Path, pixels: npt.NDArray[Any]) -> npt.NDArray[Any]:
     if name == "int16":
         return pixels.astype(np.uint16 if pixels.min() >= 0 else np.float32)
     if name not in ("uint8", "uint16", "float32"):
-        raise BabelRSError(
-            f"{path}: pixels are {name}; uint8, uint16, int16 and float are read.", "Use `gdal_translate -ot`."
-        )
+        what = f"pixels are {name}; uint8, uint16, int16 and float are read."
+        raise ImageError("pixel type", path, what, "Convert it with `gdal_translate -ot Float32`.")
     return np.ascontiguousarray(pixels)
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from babelrs.errors import BabelRSError, collected
-from babelrs.images import Frame
+from babelrs.images import Frame, ImageError
 from babelrs.sensors import Sensor
 
 TRANSFORMS = ("none", "amplitude_to_db", "intensity_to_db")
@@ -66,7 +66,7 @@ class Stretch:
             return [*found, f"low, high and min_span {numbers} are not all finite numbers"]
         if not self.low < self.high:
             found.append(f"low {self.low} is not below high {self.high}")
-        if self.window == "percentile" and not (0 <= self.low and self.high <= 100):
+        if self.window == "percentile" and (self.low < 0 or self.high > 100):
             found.append(f"percentiles {self.low} and {self.high} are not within 0..100")
         if self.window == "none" and self.transform != "none":
             found.append(f"transform {self.transform!r} needs a window")
@@ -182,7 +182,7 @@ def valid_mask(frame: Frame, profile: RadiometryProfile) -> npt.NDArray[np.bool_
     counts without decibels where the profile asks for decibels.
 
     Raises:
-        BabelRSError: The frame's bands or number type do not fit the sensor.
+        ImageError: The frame's bands or number type do not fit the sensor.
     """
     return _valid(_bands(frame, profile.sensor), frame, profile)
 
@@ -194,7 +194,7 @@ def fit_window(frame: Frame, profile: RadiometryProfile) -> Window:
     without a window, give ``(0, 255)``.
 
     Raises:
-        BabelRSError: The frame's bands or number type do not fit the sensor.
+        ImageError: The frame's bands or number type do not fit the sensor.
     """
     bands, stretch = _bands(frame, profile.sensor), _stretch(frame, profile)
     if stretch.window == "fixed":
@@ -223,35 +223,34 @@ def to_uint8(frame: Frame, profile: RadiometryProfile, window: Window | None = N
         ``(H, W, C)`` uint8, C = 3 for RGB and 1 for SAR and infrared; invalid pixels are 0.
 
     Raises:
-        BabelRSError: The frame's bands or number type do not fit the sensor.
+        ImageError: The frame's bands or number type do not fit the sensor.
     """
     bands, stretch = _bands(frame, profile.sensor), _stretch(frame, profile)
     if stretch.window == "none":
         image = bands.astype(np.uint8)
     else:
         low, high = fit_window(frame, profile) if window is None else window
+        if window is None:
+            _warn_if_linear(frame, stretch, bands)
         image = _apply(bands, stretch, low, high)
     valid = _valid(bands, frame, profile)
     if not valid.all():
         image[~valid] = 0
-    return (
-        np.broadcast_to(image, (*image.shape[:2], profile.sensor.num_channels)).copy()
-        if _gray_as_rgb(image, profile)
-        else image
-    )
+    return np.repeat(image, 3, axis=2) if image.shape[2] < profile.sensor.num_channels else image
 
 
-def _gray_as_rgb(image: npt.NDArray[np.uint8], profile: RadiometryProfile) -> bool:
-    return image.shape[2] != profile.sensor.num_channels
+def _warn_if_linear(frame: Frame, stretch: Stretch, bands: Counts) -> None:
+    """A window that begins below 0 dB over data without a negative value: most likely linear backscatter."""
+    if stretch.window == "fixed" and stretch.transform == "none" and stretch.low < 0 and bands.min() >= 0:
+        _LOGGER.warning("%s: no value below 0: linear backscatter where the model takes dB?", frame.source)
 
 
 def _stretch(frame: Frame, profile: RadiometryProfile) -> Stretch:
     name = frame.pixels.dtype.name
     if name not in profile.stretches:
         accepted = ", ".join(profile.stretches)
-        raise BabelRSError(
-            f"{frame.source}: {profile.sensor} pixels are {name}; the model takes {accepted}.", "Convert the image."
-        )
+        what = f"{profile.sensor} pixels are {name}; the model takes {accepted}."
+        raise ImageError("pixel type", frame.source, what, "Convert the image.")
     return profile.stretches[name]
 
 
@@ -259,7 +258,8 @@ def _bands(frame: Frame, sensor: Sensor) -> Counts:
     """The bands the sensor uses, ``(H, W, 1)`` or ``(H, W, 3)``; refuses what cannot be of this sensor."""
     pixels = frame.pixels
     if pixels.ndim not in (2, 3) or pixels.size == 0:
-        raise BabelRSError(f"{frame.source}: pixels of shape {pixels.shape}.", "Give (H, W) or (H, W, C), not empty.")
+        what = f"pixels of shape {pixels.shape}."
+        raise ImageError("empty", frame.source, what, "Give (H, W) or (H, W, C), not empty.")
     planes = pixels[..., None] if pixels.ndim == 2 else pixels
     data = planes[..., :-1] if frame.has_alpha and planes.shape[2] > 1 else planes
     count = int(data.shape[2])
@@ -269,10 +269,11 @@ def _bands(frame: Frame, sensor: Sensor) -> Counts:
         return data[..., :3]
     if sensor is not Sensor.RGB and count == 3 and _is_gray(data):
         return data[..., :1]
-    what = f"{count} bands that differ" if count == 3 else f"{count} data bands"
+    found = f"{count} bands that differ" if count == 3 else f"{count} data bands"
     need = "3 (or 1: gray)" if sensor is Sensor.RGB else "1 (or 3 equal ones: gray)"
-    raise BabelRSError(
-        f"{frame.source}: {what}, where sensor {sensor} takes {need}.", "Check --sensor, or extract the band."
+    what = f"{found}, where sensor {sensor} takes {need}."
+    raise ImageError(
+        "band count", frame.source, what, "Check the sensor, or extract the band with `gdal_translate -b`."
     )
 
 
@@ -280,7 +281,7 @@ def _is_gray(data: Counts) -> bool:
     tolerance = _GRAY_TOLERANCE.get(data.dtype.name, 0)
     first, others = data[..., 0], (data[..., 1], data[..., 2])
     if tolerance == 0:
-        return all(np.array_equal(first, other, equal_nan=data.dtype.kind == "f") for other in others)
+        return all(bool(np.array_equal(first, other, equal_nan=data.dtype.kind == "f")) for other in others)
     wide = first.astype(np.int16)
     return all(int(np.abs(wide - other).max()) <= tolerance for other in others)
 

@@ -84,7 +84,7 @@ class TiffDirectory:
 
     @property
     def band_order(self) -> tuple[int, ...]:
-        """Indices that put the bands in red, green, blue, rest order, by GDAL's COLORINTERP metadata if there is any."""
+        """Indices that put the bands in red, green, blue, rest order, by GDAL's COLORINTERP metadata if any."""
         roles = dict(re.findall(r'<Item name="COLORINTERP" sample="(\d+)"[^>]*>\s*(\w+)', self.text(GDAL_METADATA)))
         names = [roles.get(str(band), "").lower() for band in range(self.num_bands)]
         if not {"red", "green", "blue"} <= set(names):
