@@ -1,0 +1,87 @@
+"""Settings from a YAML file and the command line, checked whole: all faults are listed and nothing starts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from babelrs.errors import BabelRSError, collected
+
+Config = TypeVar("Config", bound=BaseModel)
+
+
+def load_config(kind: type[Config], arguments: Sequence[str]) -> Config:
+    """The settings that ``--config FILE.yaml`` and overrides such as ``--optimizer.lr 1e-4`` give.
+
+    A list takes its values one after the other (``--data.sensors rgb ir``); a switch takes ``true`` or ``false``, or
+    nothing for ``true``. ``--help`` prints every field with its unit and default.
+
+    Raises:
+        BabelRSError: The file cannot be read, or any setting is unknown or wrong; every fault is listed.
+    """
+    if "--help" in arguments or "-h" in arguments:
+        _print_help(kind)
+    overrides = _parse(arguments)
+    settings = _read_yaml(Path(overrides.pop("config"))) if "config" in overrides else {}
+    for path, value in overrides.items():
+        _put(settings, path.replace("-", "_").split("."), value)
+    try:
+        return kind.model_validate(settings)
+    except ValidationError as error:
+        faults = [f"{'.'.join(map(str, fault['loc'])) or 'settings'}: {fault['msg']} (got {_shown(fault['input'])})" for fault in error.errors()]
+        raise collected("The settings are wrong; nothing was started", faults, "Correct them; --help lists all fields.") from None
+
+
+def _print_help(kind: type[BaseModel]) -> None:
+    import tyro
+
+    tyro.cli(
+        kind,
+        args=["--help"],
+        description=f"{kind.__doc__} Settings come from --config FILE.yaml; every option below overrides it.",
+        config=(tyro.conf.EnumChoicesFromValues,),
+    )
+
+
+def _parse(arguments: Sequence[str]) -> dict[str, Any]:
+    """``--name value...`` pairs: no value is True, one is itself, more are a list."""
+    found: dict[str, list[str]] = {}
+    name = ""
+    for argument in arguments:
+        if argument.startswith("--"):
+            name, _, value = argument[2:].partition("=")
+            found[name] = [value] if value else []
+        elif not name:
+            raise BabelRSError(f"Unexpected argument {argument!r}.", "Give options as --name value.")
+        else:
+            found[name].append(argument)
+    return {key: True if not values else values[0] if len(values) == 1 else values for key, values in found.items()}
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    import yaml
+
+    try:
+        loaded = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise BabelRSError(f"Cannot read the settings file {path}: {error}.", "Give a readable YAML file.") from None
+    if not isinstance(loaded or {}, dict):
+        raise BabelRSError(f"{path} holds a {type(loaded).__name__}.", "A settings file is a mapping of sections.")
+    return loaded or {}
+
+
+def _put(settings: dict[str, Any], path: Sequence[str], value: Any) -> None:
+    for key in path[:-1]:
+        inner = settings.setdefault(key, {})
+        if not isinstance(inner, dict):
+            raise BabelRSError(f"--{'.'.join(path)}: {key} holds {inner!r}, not a section.", "Correct the settings file.")
+        settings = inner
+    settings[path[-1]] = value
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,174 @@
+"""Every setting of training, with its unit and default; checked whole before anything starts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
+
+from babelrs.sensors import Sensor
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class BackboneConfig(_Section):
+    """The shared backbone."""
+
+    name: str = Field("conv_vit", description="conv_vit, or a ViT of timm by name")
+    pretrained: bool = Field(False, description="load timm's weights (downloads them)")
+    width: int = Field(160, ge=8, description="token channels (conv_vit)")
+    depth: int = Field(6, ge=1, description="transformer blocks (conv_vit)")
+    num_heads: int = Field(5, ge=1, description="attention heads (conv_vit)")
+    mlp_ratio: float = Field(2.0, gt=0, description="hidden over token channels (conv_vit)")
+    stem_widths: tuple[int, ...] = Field(
+        (32, 48, 96, 128, 160), min_length=3, description="channels at strides 2, 4, 8, ...; conv_vit's tokens sit at the last one"
+    )
+    stem_blocks: tuple[int, ...] = Field((0, 0, 2, 1, 0), description="residual blocks after each of these strides")
+    taps: tuple[int, ...] = Field((1, 2, 4, 6), min_length=1, description="tapped blocks, counted from 1")
+    drop_path: float = Field(0.05, ge=0, lt=1, description="stochastic depth of the last block")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> BackboneConfig:
+        if len(self.stem_blocks) != len(self.stem_widths):
+            raise ValueError(f"stem_blocks has {len(self.stem_blocks)} entries, stem_widths {len(self.stem_widths)}")
+        if self.width % self.num_heads:
+            raise ValueError(f"width {self.width} is not a multiple of num_heads {self.num_heads}")
+        return self
+
+
+class InputConfig(_Section):
+    """Height and width of each sensor's input at inference, pixels; smaller images are padded, larger ones tiled."""
+
+    rgb: tuple[PositiveInt, PositiveInt] = Field((640, 640), description="RGB height and width, pixels")
+    sar: tuple[PositiveInt, PositiveInt] = Field((640, 640), description="SAR height and width, pixels")
+    ir: tuple[PositiveInt, PositiveInt] = Field((512, 640), description="infrared height and width, pixels")
+
+    def of(self, sensor: Sensor) -> tuple[int, int]:
+        """``(height, width)`` for ``sensor``."""
+        return {Sensor.RGB: self.rgb, Sensor.SAR: self.sar, Sensor.IR: self.ir}[sensor]
+
+    @model_validator(mode="after")
+    def _whole_tokens(self) -> InputConfig:
+        for sensor in Sensor:
+            if any(side % 32 for side in self.of(sensor)):
+                raise ValueError(f"{sensor} input {self.of(sensor)} is not a multiple of 32 pixels")
+        return self
+
+
+class ModelConfig(_Section):
+    """The detector."""
+
+    backbone: BackboneConfig = BackboneConfig()
+    strides: tuple[int, ...] = Field((8, 16, 32, 64), min_length=1, description="strides of the pyramid, pixels")
+    pyramid_channels: int = Field(64, ge=8, description="channels of every pyramid level")
+    head_channels: int = Field(64, ge=8, description="channels of the heads' towers")
+    input_px: InputConfig = InputConfig()
+    max_detections: int = Field(300, ge=1, le=3840, description="boxes that the exported graph gives per tile (K)")
+    tile_overlap: float = Field(0.2, ge=0, lt=0.9, description="least overlap of tiles where an image exceeds the input")
+    nms_iou: float = Field(0.3, gt=0, le=1, description="rotated overlap above which the lower-scored box of a class goes")
+
+    @model_validator(mode="after")
+    def _doubling(self) -> ModelConfig:
+        if any(b != 2 * a for a, b in zip(self.strides, self.strides[1:], strict=False)):
+            raise ValueError(f"strides {self.strides} must double from level to level")
+        return self
+
+
+class DataConfig(_Section):
+    """What is read."""
+
+    root: Path = Field(Path("data"), description="folder in the SOI-Det layout")
+    sensors: tuple[Sensor, ...] = Field((Sensor.RGB, Sensor.SAR, Sensor.IR), min_length=1, description="sensors to train on")
+    images_per_sensor: int | None = Field(None, ge=1, description="take only the first this many images of each sensor")
+    workers: int = Field(1, ge=0, description="loader processes")
+    cache: bool = Field(True, description="keep decoded images in memory")
+
+
+class AugmentConfig(_Section):
+    """Random changes to a training image; all draws come from the run's seed."""
+
+    crop_px: int = Field(448, ge=64, multiple_of=32, description="side of the square training crop, pixels")
+    scale_min: float = Field(0.6, gt=0, description="smallest zoom")
+    scale_max: float = Field(1.6, gt=0, description="largest zoom")
+    flip: bool = Field(True, description="mirror half of the images")
+    rotate: bool = Field(True, description="quarter turns (all sensors)")
+    rotate_free: float = Field(0.3, ge=0, le=1, description="share turned by any angle (oriented sensors)")
+    brightness: float = Field(0.2, ge=0, description="largest relative change of brightness")
+    contrast: float = Field(0.3, ge=0, description="largest relative change of contrast")
+    min_visible: float = Field(0.4, ge=0, le=1, description="objects with less of their area in the crop are ignored")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> AugmentConfig:
+        if self.scale_min > self.scale_max:
+            raise ValueError(f"scale_min {self.scale_min} exceeds scale_max {self.scale_max}")
+        return self
+
+
+class AssignerConfig(_Section):
+    """Task-aligned assignment."""
+
+    points_per_object: int = Field(10, ge=1, description="anchor points that learn an object, at most")
+    score_exponent: float = Field(0.5, ge=0, description="weight of the class score in the alignment metric")
+    overlap_exponent: float = Field(4.0, ge=0, description="weight of the overlap in the alignment metric")
+    centre_radius_strides: float = Field(1.0, gt=0, description="points this near to a centre qualify too, in strides")
+
+
+class LossConfig(_Section):
+    """Weights of a head's losses."""
+
+    class_weight: float = Field(1.0, ge=0, description="quality-focal classification")
+    overlap_weight: float = Field(2.5, ge=0, description="Gaussian overlap of boxes")
+    distribution_weight: float = Field(0.5, ge=0, description="distribution-focal loss of offsets and sizes")
+    direction_weight: float = Field(0.5, ge=0, description="direction vector")
+    focal_beta: float = Field(2.0, ge=0, description="focusing exponent")
+
+
+class OptimizerConfig(_Section):
+    """AdamW, its schedule and averaging."""
+
+    lr: float = Field(1e-3, gt=0, description="peak learning rate")
+    weight_decay: float = Field(0.05, ge=0, description="decoupled weight decay of matrices")
+    warmup_steps: int = Field(100, ge=0, description="linear warm-up, optimiser steps")
+    final_lr_share: float = Field(0.02, ge=0, le=1, description="cosine schedule ends at this share of lr")
+    clip_norm: float = Field(10.0, gt=0, description="largest gradient norm")
+    ema_decay: float = Field(0.998, ge=0, lt=1, description="decay of the averaged weights, per step")
+
+
+class BatchConfig(_Section):
+    """Images of each sensor in every batch (reference ratio: 2 SAR : 1 RGB : 1 IR)."""
+
+    rgb: int = Field(4, ge=0, description="RGB images")
+    sar: int = Field(8, ge=0, description="SAR images")
+    ir: int = Field(4, ge=0, description="infrared images")
+
+    def count(self, sensor: Sensor) -> int:
+        """Images of ``sensor`` in a batch."""
+        return {Sensor.RGB: self.rgb, Sensor.SAR: self.sar, Sensor.IR: self.ir}[sensor]
+
+
+class FinetuneConfig(_Section):
+    """Joint fine-tuning of one backbone and a head per sensor."""
+
+    out: Path = Field(Path("runs/finetune"), description="folder of the run")
+    steps: int = Field(3000, ge=1, description="optimiser steps")
+    seed: int = Field(0, ge=0, description="seed of every random draw")
+    precision: Literal["no", "bf16", "fp16"] = Field("no", description="automatic mixed precision")
+    log_every: int = Field(20, ge=1, description="steps between log lines")
+    save_every: int = Field(500, ge=1, description="steps between checkpoints")
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    batch: BatchConfig = BatchConfig()
+    augment: AugmentConfig = AugmentConfig()
+    assigner: AssignerConfig = AssignerConfig()
+    loss: LossConfig = LossConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+
+    @model_validator(mode="after")
+    def _every_sensor_has_images(self) -> FinetuneConfig:
+        unused = [sensor.value for sensor in self.data.sensors if self.batch.count(sensor) == 0]
+        if unused:
+            raise ValueError(f"batch gives no images to {', '.join(unused)}, which data.sensors lists")
+        return self

@@ -1,0 +1,1 @@
+"""Data of the three sensors: readers, augmentation and sensor-ratio batches."""

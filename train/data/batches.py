@@ -1,0 +1,156 @@
+"""Batches that mix the sensors in a fixed ratio, drawn without replacement within each sensor's epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from babelrs.images import read_frame
+from babelrs.radiometry import RadiometryProfile, to_uint8
+from babelrs.sensors import Sensor
+from train.assigner import Targets
+from train.config import AugmentConfig, BatchConfig, DataConfig
+from train.data.augment import augment
+from train.data.samples import Sample
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One training image to make: which sample, and the seed of its augmentation."""
+
+    sensor: Sensor
+    index: int
+    seed: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A training batch.
+
+    Attributes:
+        pixels: Per sensor ``(n, crop, crop, C)`` uint8.
+        targets: Per sensor n targets.
+    """
+
+    pixels: dict[Sensor, torch.Tensor]
+    targets: dict[Sensor, list[Targets]]
+
+    def to(self, device: torch.device) -> Batch:
+        """The same batch on ``device``."""
+        pixels = {sensor: images.to(device, non_blocking=True) for sensor, images in self.pixels.items()}
+        moved = {
+            sensor: [Targets(t.boxes.to(device), t.labels.to(device), t.ignore_boxes.to(device)) for t in targets]
+            for sensor, targets in self.targets.items()
+        }
+        return Batch(pixels, moved)
+
+
+class RatioSampler(Sampler[list[Draw]]):
+    """Endless-looking batches with a fixed number of images per sensor; a pure function of seed and step.
+
+    Args:
+        sizes: Number of samples of each sensor.
+        counts: Images of each sensor in a batch.
+        steps: Number of batches.
+        seed: Seed of order and augmentation.
+        first_step: Step to begin with.
+    """
+
+    def __init__(self, sizes: Mapping[Sensor, int], counts: Mapping[Sensor, int], steps: int, seed: int, first_step: int = 0) -> None:
+        self.sizes, self.counts = dict(sizes), dict(counts)
+        self.steps, self.seed, self.first_step = steps, seed, first_step
+
+    def __len__(self) -> int:
+        return self.steps - self.first_step
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        for step in range(self.first_step, self.steps):
+            yield [
+                Draw(sensor, self._index(sensor, step * count + place), (self.seed, step, order, place))
+                for order, (sensor, count) in enumerate(self.counts.items())
+                for place in range(count)
+            ]
+
+    def _index(self, sensor: Sensor, position: int) -> int:
+        epoch, place = divmod(position, self.sizes[sensor])
+        return int(_permutation(self.sizes[sensor], self.seed, list(Sensor).index(sensor), epoch)[place])
+
+
+@lru_cache(maxsize=32)
+def _permutation(size: int, seed: int, sensor: int, epoch: int) -> npt.NDArray[np.int64]:
+    return np.random.default_rng([seed, sensor, epoch, 7]).permutation(size)
+
+
+class CropDataset(Dataset[tuple[Sensor, torch.Tensor, Targets]]):
+    """Augmented crops of labelled images.
+
+    Args:
+        samples: By sensor.
+        classes: Class names by sensor.
+        profiles: Radiometry by sensor.
+        config: Augmentation.
+        cache: Keep decoded uint8 images in memory.
+    """
+
+    def __init__(
+        self,
+        samples: Mapping[Sensor, Sequence[Sample]],
+        classes: Mapping[Sensor, Sequence[str]],
+        profiles: Mapping[Sensor, RadiometryProfile],
+        config: AugmentConfig,
+        cache: bool,
+    ) -> None:
+        self.samples, self.profiles, self.config, self.cache = samples, profiles, config, cache
+        self.labels = {
+            sensor: [np.array([list(classes[sensor]).index(name) for name in sample.names], np.int64) for sample in group]
+            for sensor, group in samples.items()
+        }
+        self._decoded: dict[tuple[Sensor, int], npt.NDArray[np.uint8]] = {}
+
+    def __getitem__(self, draw: Draw) -> tuple[Sensor, torch.Tensor, Targets]:
+        sample = self.samples[draw.sensor][draw.index]
+        crop = augment(
+            self._image(draw.sensor, draw.index), sample.boxes, sample.ignore, draw.sensor, self.config,
+            np.random.default_rng(draw.seed),
+        )
+        labels = self.labels[draw.sensor][draw.index][crop.kept]
+        targets = Targets(torch.from_numpy(crop.boxes), torch.from_numpy(labels), torch.from_numpy(crop.ignore_boxes))
+        return draw.sensor, torch.from_numpy(crop.pixels), targets
+
+    def _image(self, sensor: Sensor, index: int) -> npt.NDArray[np.uint8]:
+        key = sensor, index
+        if key in self._decoded:
+            return self._decoded[key]
+        image = to_uint8(read_frame(self.samples[sensor][index].path), self.profiles[sensor])
+        if self.cache:
+            self._decoded[key] = image
+        return image
+
+
+def collate(items: Sequence[tuple[Sensor, torch.Tensor, Targets]]) -> Batch:
+    """Join crops to a batch, sensor by sensor."""
+    pixels: dict[Sensor, list[torch.Tensor]] = {}
+    targets: dict[Sensor, list[Targets]] = {}
+    for sensor, image, target in items:
+        pixels.setdefault(sensor, []).append(image)
+        targets.setdefault(sensor, []).append(target)
+    return Batch({sensor: torch.stack(images) for sensor, images in pixels.items()}, targets)
+
+
+def make_loader(
+    dataset: CropDataset, batch: BatchConfig, data: DataConfig, steps: int, seed: int, first_step: int = 0
+) -> DataLoader[Batch]:
+    """The loader of a run: ``steps - first_step`` batches."""
+    sizes = {sensor: len(group) for sensor, group in dataset.samples.items()}
+    counts = {sensor: batch.count(sensor) for sensor in sizes}
+    sampler = RatioSampler(sizes, counts, steps, seed, first_step)
+    return DataLoader(
+        dataset, batch_sampler=sampler, collate_fn=collate, num_workers=data.workers,
+        prefetch_factor=4 if data.workers else None, pin_memory=torch.cuda.is_available(),
+    )

@@ -1,0 +1,1 @@
+"""The BabelRS detector: backbones with taps, layerwise aggregation, pyramid and dense heads."""

@@ -1,0 +1,28 @@
+"""The two convolution units that every convolutional part of the detector is made of."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+
+class ConvUnit(nn.Sequential):
+    """Convolution, batch normalisation, SiLU: ``(B, in, H, W) -> (B, out, ceil(H/stride), ceil(W/stride))``."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel: int = 3, stride: int = 1) -> None:
+        super().__init__(
+            nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, bias=False),
+            nn.BatchNorm2d(out_channels, eps=1e-3, momentum=0.03),
+            nn.SiLU(inplace=True),
+        )
+
+
+class Residual(nn.Module):
+    """Two 3x3 convolutions through half the channels, added to the input; ``(B, C, H, W)`` in and out."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(ConvUnit(channels, channels // 2), ConvUnit(channels // 2, channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``x`` plus its residual."""
+        return x + self.body(x)
