@@ -86,7 +86,7 @@ def _shapely_iou(a: Floats, b: Floats) -> Floats:
     """IoU of paired boxes by shapely, in a frame near the origin; 0 where the union has no area."""
     local = np.pad(a[:, :2], ((0, 0), (0, 3)))
     left, right = shapely.polygons(to_corners(a - local)), shapely.polygons(to_corners(b - local))
-    # On a grid, because without one GEOS 3.14 finds only points in common for some rectangles that are equal up to rounding.
+    # On a grid: without one, GEOS 3.14 finds only points in common for some rectangles that are equal up to rounding.
     shared = shapely.area(shapely.intersection(left, right, grid_size=1e-9))
     united = shapely.area(left) + shapely.area(right) - shared
     return np.divide(shared, united, out=np.zeros_like(shared), where=united > 0)
