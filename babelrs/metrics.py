@@ -145,7 +145,8 @@ class Evaluation:
     def format_table(self) -> str:
         """A plain-text table in percent: every class, every sensor's mean, the overall mean and H-mAP."""
         width = max([12, *(len(result.name) for result in self.classes)])
-        head = f"{'sensor':<8}{'class':<{width + 2}}{'AP50 %':>8}{'AP75 %':>8}{'mAP %':>8}{'objects':>9}{'detected':>10}"
+        columns = f"{'AP50 %':>8}{'AP75 %':>8}{'mAP %':>8}{'objects':>9}{'detected':>10}"
+        head = f"{'sensor':<8}{'class':<{width + 2}}{columns}"
         lines = [head, "-" * len(head)]
         for sensor, mean in self.sensors.items():
             for result in (result for result in self.classes if result.sensor is sensor):

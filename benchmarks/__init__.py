@@ -1,0 +1,1 @@
+"""Measurements of the whole: latency, kernels, suppression, scenes, accuracy, roofline."""
