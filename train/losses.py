@@ -146,7 +146,7 @@ def _box_losses(
     scale = strides[anchor][:, None]
     values = torch.cat([wanted[:, :2] - points[anchor], wanted[:, 2:]], -1) / scale
     bins = torch.stack([offset_bins(), offset_bins(), size_bins(), size_bins()]).to(values)
-    focal = distribution_focal(raw.distributions.flatten(0, 1)[rows].float(), values, bins)
+    focal = distribution_focal(raw.distributions.flatten(0, 1)[rows].float().unflatten(-1, (4, -1)), values, bins)
     distribution = (focal.mean(-1) * weight).sum()
     elongation = 1.0 - wanted[:, 2:].amin(-1) / wanted[:, 2:].amax(-1).clamp(min=1e-6)
     direction = ((own_direction - wanted_direction).square().sum(-1) * elongation * weight).sum()

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from babelrs.errors import BabelRSError
 from train.config import BackboneConfig
-from train.models.layers import ConvUnit, Residual
+from train.models.layers import ConvUnit, Residual, flat_map
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class ConvViT(nn.Module):
         """Features of normalised images ``(B, 3, H, W)``."""
         maps = self.stem(images)
         projected = self.project(maps[self.stride])
-        tokens = projected.flatten(2).transpose(1, 2)  # (B, C, H, W) -> (B, T, C)
+        tokens = flat_map(projected).transpose(1, 2)  # (B, C, H, W) -> (B, T, C)
         tapped = []
         for number, block in enumerate(self.blocks, start=1):
             tokens = block(tokens)

@@ -103,7 +103,7 @@ class SensorDetector(nn.Module):
         points, strides = anchor_points(height, width, self.detector.config.strides, pixels.device)
         best, labels = raw.logits.float().max(-1)  # (N, A)
         top, index = best.topk(min(self.max_detections, points.shape[0]), dim=1)  # (N, K)
-        distributions = _gather(raw.distributions.flatten(2), index).unflatten(-1, raw.distributions.shape[-2:])
+        distributions = _gather(raw.distributions, index)
         directions = None if raw.directions is None else _gather(raw.directions, index)
         geometry = decode_geometry(distributions, points[index], strides[index])
         boxes = to_oriented(geometry, unit_directions(directions, geometry))
@@ -111,4 +111,5 @@ class SensorDetector(nn.Module):
 
 
 def _gather(values: Tensor, index: Tensor) -> Tensor:
-    return values.gather(1, index[..., None].expand(-1, -1, values.shape[-1]))
+    """Rows ``(N, K, C)`` of ``(N, A, C)`` at ``(N, K)``; tiled, not expanded, so that a traced graph computes no shapes."""
+    return values.gather(1, index[..., None].repeat(1, 1, int(values.shape[-1])))

@@ -14,11 +14,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from train.models.layers import ConvUnit
+from train.models.layers import ConvUnit, flat_map
 
 NUM_BINS = 17
 MAX_OFFSET_STRIDES = 4.0
 MAX_SIZE_STRIDES = 16.0
+MIN_SIDE_PX = 1.0
 
 
 def offset_bins() -> Tensor:
@@ -37,7 +38,7 @@ class RawOutputs:
 
     Attributes:
         logits: ``(B, A, num_classes)``.
-        distributions: ``(B, A, 4, NUM_BINS)`` logits of dx, dy, w, h.
+        distributions: ``(B, A, 4 * NUM_BINS)`` logits of dx, dy, w, h.
         directions: ``(B, A, 2)`` unnormalised ``cos 2theta, sin 2theta``; ``None`` for a horizontal head.
     """
 
@@ -77,29 +78,31 @@ class DenseHead(nn.Module):
         logits, boxes = [], []
         for level in pyramid:
             shared = self.shared(level)
-            logits.append(self.classify(self.class_tower(shared)).flatten(2))
-            boxes.append(self.regress(self.box_tower(shared)).flatten(2))
+            logits.append(flat_map(self.classify(self.class_tower(shared))))
+            boxes.append(flat_map(self.regress(self.box_tower(shared))))
         joined = torch.cat(boxes, 2).transpose(1, 2)  # (B, C, A) -> (B, A, C)
-        distributions = joined[..., : 4 * NUM_BINS].unflatten(-1, (4, NUM_BINS))
+        distributions = joined[..., : 4 * NUM_BINS]
         directions = joined[..., 4 * NUM_BINS :] if self.oriented else None
         return RawOutputs(torch.cat(logits, 2).transpose(1, 2), distributions, directions)
+
 
 
 def decode_geometry(distributions: Tensor, points: Tensor, strides: Tensor) -> Tensor:
     """Centre and size from distributions.
 
     Args:
-        distributions: ``(..., A, 4, NUM_BINS)`` logits.
+        distributions: ``(B, A, 4 * NUM_BINS)`` logits.
         points: ``(..., A, 2)`` anchor points, pixels.
         strides: ``(..., A)`` pixels.
 
     Returns:
-        ``(..., A, 4)`` cx, cy, w, h in pixels, float32.
+        ``(B, A, 4)`` cx, cy, w, h in pixels, float32.
     """
-    probabilities = distributions.float().softmax(-1)
+    count = int(distributions.shape[-2])
+    probabilities = distributions.float().reshape(-1, count, 4, NUM_BINS).softmax(-1)
     bins = torch.stack([offset_bins(), offset_bins(), size_bins(), size_bins()]).to(probabilities)  # (4, NUM_BINS)
     expected = (probabilities * bins).sum(-1) * strides[..., None]
-    return torch.cat([points + expected[..., :2], expected[..., 2:].clamp(min=1.0)], -1)
+    return torch.cat([points + expected[..., :2], expected[..., 2:].clamp(min=MIN_SIDE_PX)], -1)
 
 
 def unit_directions(directions: Tensor | None, like: Tensor) -> Tensor:

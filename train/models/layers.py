@@ -26,3 +26,8 @@ class Residual(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """``x`` plus its residual."""
         return x + self.body(x)
+
+
+def flat_map(x: Tensor) -> Tensor:
+    """``(B, C, H, W) -> (B, C, H*W)`` with plain integers, so that a traced graph computes no shapes."""
+    return x.reshape(-1, int(x.shape[1]), int(x.shape[2]) * int(x.shape[3]))

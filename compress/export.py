@@ -1,0 +1,69 @@
+"""PyTorch to ONNX: one graph per sensor, with the inputs and outputs that the runtime expects."""
+
+from __future__ import annotations
+
+import copy
+import io
+import warnings
+
+import onnx
+import torch
+from onnx import ModelProto
+
+from babelrs import __version__
+from babelrs.sensors import Sensor
+from compress.local_function import add_aggregate_function
+from train.models.detector import Detector, SensorDetector
+
+OPSET = 17
+"""The oldest opset with LayerNormalization; TensorRT 10.3 and ONNX Runtime 1.18 read it."""
+
+OUTPUTS = ("boxes", "scores", "labels")
+
+
+def export_graph(detector: Detector, sensor: Sensor) -> ModelProto:
+    """One sensor's graph, weights inside.
+
+    Input ``pixels`` uint8 ``(N, H, W, C)`` with N dynamic; outputs ``boxes`` float32 ``(N, K, 5)``, ``scores`` float32
+    ``(N, K)``, ``labels`` int32 ``(N, K)``.
+
+    Args:
+        detector: In evaluation mode, on the CPU.
+        sensor: The head to export.
+    """
+    height, width = detector.config.input_px.of(sensor)
+    model = SensorDetector(copy.deepcopy(detector), sensor, detector.config.max_detections).eval()
+    for module in model.modules():
+        if hasattr(module, "fused_attn"):  # plain matrix products: what engines know how to fuse
+            module.fused_attn = False
+    pixels = torch.zeros(2, height, width, sensor.num_channels, dtype=torch.uint8)
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():
+        # the TorchScript exporter: quantized graphs need it too, and it keeps the aggregation one node
+        warnings.filterwarnings("ignore", category=DeprecationWarning)
+        warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)
+        warnings.filterwarnings("ignore", message="The exported ONNX model failed ONNX shape inference")
+        torch.onnx.export(
+            model, (pixels,), buffer, dynamo=False, opset_version=OPSET, input_names=["pixels"], output_names=list(OUTPUTS),
+            dynamic_axes={name: {0: "N"} for name in ("pixels", *OUTPUTS)},
+        )
+    graph = onnx.load_from_string(buffer.getvalue())
+    add_aggregate_function(graph)
+    _describe(graph, sensor, detector.config.max_detections)
+    onnx.checker.check_model(graph)
+    return graph
+
+
+def _describe(graph: ModelProto, sensor: Sensor, max_detections: int) -> None:
+    """Fixed output shapes, and nothing in the file that depends on the machine it was made on."""
+    shapes = {"boxes": [None, max_detections, 5], "scores": [None, max_detections], "labels": [None, max_detections]}
+    for output in graph.graph.output:
+        dims = output.type.tensor_type.shape.dim
+        del dims[:]
+        for size in shapes[output.name]:
+            dims.add(dim_param="N") if size is None else dims.add(dim_value=size)
+    graph.graph.name = f"babelrs.{sensor}"
+    graph.producer_name, graph.producer_version = "babelrs", __version__
+    graph.graph.doc_string = ""
+    for node in graph.graph.node:
+        node.doc_string = ""
