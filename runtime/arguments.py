@@ -1,0 +1,101 @@
+"""The command line of ``babelrs-run``. Imports nothing heavy, so that ``--help`` is fast."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+
+from babelrs.errors import BabelRSError
+from babelrs.sensors import Sensor
+
+FORMATS = ("jsonl", "dota", "coco")
+ENGINE_CHOICES = ("auto", "onnxruntime")
+
+_EPILOG = """\
+SOURCE is an image (PNG, JPEG, TIFF; 8 or 16 bits or float), a folder (searched recursively) or a quoted pattern.
+
+Written to --out, with the sensor's name for S:
+  detections.S.jsonl       one object an image (jsonl)
+  dota.S/IMAGE.txt         x1 y1 x2 y2 x3 y3 x4 y4 class score (dota)
+  detections.S.coco.json   a COCO results list (coco)
+  images.S/IMAGE.jpg       annotated images (--save-images)
+
+An image that cannot be used is reported on standard error, counted and skipped. Exit codes: 0 done, at least one
+image was processed; 2 the input is wrong, or no image could be processed; 3 the device or engine failed.
+"""
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What ``babelrs-run`` was asked to do; see its ``--help``."""
+
+    sensor: Sensor
+    sources: tuple[str, ...]
+    bundle: str | None
+    out: str
+    formats: tuple[str, ...]
+    save_images: bool
+    score: float | None
+    engine: str
+    batch: int
+    threads: int
+    log_level: str
+
+
+def parse_run(argv: list[str]) -> RunOptions:
+    """Parse the arguments of ``babelrs-run``.
+
+    Raises:
+        BabelRSError: A value is out of range.
+        SystemExit: ``--help``, or the arguments do not parse (exit code 2).
+    """
+    given = _parser().parse_args(argv)
+    if given.score is not None and not 0 <= given.score <= 1:
+        raise BabelRSError(f"--score is {given.score}.", "Give a number from 0 to 1.")
+    if given.batch < 1 or given.threads < 0:
+        raise BabelRSError(f"--batch is {given.batch}, --threads {given.threads}.", "Give at least 1 and 0.")
+    return RunOptions(
+        sensor=Sensor.parse(given.sensor),
+        sources=tuple(given.source),
+        bundle=given.bundle,
+        out=given.out,
+        formats=_formats(given.format),
+        save_images=given.save_images,
+        score=given.score,
+        engine=given.engine,
+        batch=given.batch,
+        threads=given.threads,
+        log_level="ERROR" if given.quiet else "INFO" if given.verbose else "WARNING",
+    )
+
+
+def _formats(text: str) -> tuple[str, ...]:
+    names = tuple(dict.fromkeys(name.strip().lower() for name in text.split(",") if name.strip()))
+    unknown = [name for name in names if name not in FORMATS]
+    if unknown or not names:
+        raise BabelRSError(f"Unknown --format {', '.join(unknown) or text!r}.", f"Use any of: {','.join(FORMATS)}.")
+    return names
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="babelrs-run",
+        description="Detect objects in RGB, SAR or infrared images.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    sensors = ",".join(sensor.value for sensor in Sensor)
+    parser.add_argument("source", nargs="+", metavar="SOURCE", help="images, folders or patterns")
+    parser.add_argument("--sensor", required=True, metavar=f"{{{sensors}}}", help="what took the images")
+    parser.add_argument("--bundle", metavar="B", help="bundle folder or .babelrs file (default: the demo bundle)")
+    parser.add_argument("--out", default="out", metavar="DIR", help="output folder (default: out)")
+    parser.add_argument("--format", default="jsonl", metavar="F[,F]", help="any of jsonl,dota,coco (default: jsonl)")
+    parser.add_argument("--save-images", action="store_true", help="write annotated images too")
+    parser.add_argument("--score", type=float, metavar="S", help="least score, 0 to 1 (default: the bundle's)")
+    parser.add_argument("--engine", choices=ENGINE_CHOICES, default="auto", help="what runs the model (default: auto)")
+    parser.add_argument("--batch", type=int, default=4, metavar="N", help="tiles a run of the model (default: 4)")
+    parser.add_argument("--threads", type=int, default=0, metavar="N", help="CPU threads (default: 0, one a core)")
+    loudness = parser.add_mutually_exclusive_group()
+    loudness.add_argument("--quiet", action="store_true", help="errors only, no closing line")
+    loudness.add_argument("--verbose", action="store_true", help="a line on standard error for every image")
+    return parser

@@ -1,0 +1,74 @@
+"""Runs a graph with ONNX Runtime on the CPU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from babelrs.errors import BabelRSError, DeviceError
+from babelrs.manifest import SensorEntry
+from runtime.engines import Outputs
+
+OUTPUT_NAMES = ("boxes", "scores", "labels")
+
+
+class OnnxRuntimeEngine:
+    """A graph in an ONNX Runtime session.
+
+    Args:
+        folder: The bundle's folder; the graph's external weights lie beside it.
+        entry: The sensor's entry in the manifest.
+        threads: Threads within an operator; 0: ONNX Runtime's choice, one a core.
+
+    Raises:
+        BabelRSError: The graph's inputs and outputs are not those of the manifest.
+        DeviceError: ONNX Runtime cannot load the graph.
+    """
+
+    name = "onnxruntime"
+
+    def __init__(self, folder: Path, entry: SensorEntry, threads: int = 0) -> None:
+        import onnxruntime
+
+        self.precision = entry.precision
+        self._path = folder / entry.graph
+        options = onnxruntime.SessionOptions()
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3  # errors only; they are raised as well
+        try:
+            self._session: Any = onnxruntime.InferenceSession(
+                str(self._path), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # ONNX Runtime's own exception types have no public base class
+            what = f"{self._path}: ONNX Runtime cannot load the graph ({_first_line(error)})."
+            raise DeviceError(what, "Check the bundle with babelrs-verify, and the free memory.") from error
+        self._check_signature(entry)
+
+    def _check_signature(self, entry: SensorEntry) -> None:
+        inputs, outputs = self._session.get_inputs(), [output.name for output in self._session.get_outputs()]
+        wanted = [entry.input_height, entry.input_width, entry.channels]
+        fits = len(inputs) == 1 and inputs[0].type == "tensor(uint8)" and list(inputs[0].shape[1:]) == wanted
+        if not fits or not set(OUTPUT_NAMES) <= set(outputs):
+            given = [(item.name, item.type, item.shape) for item in inputs]
+            what = (
+                f"{self._path}: takes {given} and gives {outputs}, where uint8 (N, {wanted}) and {OUTPUT_NAMES} belong."
+            )
+            raise BabelRSError(what, "Make the bundle again with compress.quantize.")
+        self._input = inputs[0].name
+
+    def infer(self, pixels: npt.NDArray[np.uint8]) -> Outputs:
+        """Run a batch; see :class:`runtime.engines.Engine`."""
+        try:
+            boxes, scores, labels = self._session.run(list(OUTPUT_NAMES), {self._input: pixels})
+        except Exception as error:  # as above
+            what = f"{self._path}: ONNX Runtime failed on a batch of {pixels.shape} ({_first_line(error)})."
+            raise DeviceError(what, "Try a smaller --batch; check the device's memory.") from error
+        return boxes, scores, labels
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

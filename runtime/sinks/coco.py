@@ -1,0 +1,64 @@
+"""COCO results: one JSON list for the whole run."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from babelrs.boxes import to_coco, to_corners
+from runtime.pipeline import FrameResult
+from runtime.sinks import write_whole
+
+INTERVAL_S = 5.0
+
+
+class CocoSink:
+    """Writes ``detections.SENSOR.coco.json``, a COCO results list.
+
+    Each entry has ``image_id`` (place of the image in the run, from 1, skipped images included), ``file_name``,
+    ``category_id`` (place of the class in the bundle, from 1), ``category_name``, ``bbox`` (``x, y, w, h`` of the
+    enclosing horizontal box), ``segmentation`` (the four corners) and ``score``. The file is rewritten whole every
+    few seconds and at the end, so it is valid at any moment.
+
+    Args:
+        path: The file; an older one is replaced.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._entries: list[str] = []
+        self._save()
+
+    def write(self, result: FrameResult) -> None:
+        """Add one frame's entries; save if the last time is a while ago."""
+        self._entries += [json.dumps(entry, ensure_ascii=False, allow_nan=False) for entry in result_entries(result)]
+        if time.monotonic() - self._saved_s > INTERVAL_S:
+            self._save()
+
+    def close(self) -> None:
+        """Save what is not on disk yet."""
+        self._save()
+
+    def _save(self) -> None:
+        write_whole(self._path, ("[" + ",\n".join(self._entries) + "]\n").encode())
+        self._saved_s = time.monotonic()
+
+
+def result_entries(result: FrameResult) -> list[dict[str, Any]]:
+    """One frame's detections as COCO results."""
+    found = result.detections
+    rows = zip(to_coco(found.boxes), to_corners(found.boxes), found.scores, found.labels, strict=True)
+    return [
+        {
+            "image_id": result.frame + 1,
+            "file_name": Path(result.source).name,
+            "category_id": int(label) + 1,
+            "category_name": found.classes[label],
+            "bbox": [round(float(value), 3) for value in box],
+            "segmentation": [[round(float(value), 3) for value in corners.reshape(-1)]],
+            "score": round(float(score), 6),
+        }
+        for box, corners, score, label in rows
+    ]

@@ -1,0 +1,39 @@
+"""DOTA result text: one file an image, one detection a line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from babelrs.boxes import to_corners
+from runtime.pipeline import FrameResult
+from runtime.sinks import make_folder, write_whole
+
+
+class DotaSink:
+    """Writes ``dota.SENSOR/IMAGE.txt``: ``x1 y1 x2 y2 x3 y3 x4 y4 class score``.
+
+    Corners are pixels, clockwise on screen, as in DOTA's annotations, with the score where those have ``difficult``.
+    Blanks in class names become hyphens. An image without detections gives an empty file.
+
+    Args:
+        folder: Where the files go.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = make_folder(folder)
+
+    def write(self, result: FrameResult) -> None:
+        """Write one image's file."""
+        found = result.detections
+        lines = [
+            " ".join([*(f"{value:.2f}" for value in corners.reshape(-1)), _word(found.classes[label]), f"{score:.6f}"])
+            for corners, label, score in zip(to_corners(found.boxes), found.labels, found.scores, strict=True)
+        ]
+        write_whole(self._folder / f"{result.name}.txt", "".join(line + "\n" for line in lines).encode())
+
+    def close(self) -> None:
+        """Nothing is left to do."""
+
+
+def _word(name: str) -> str:
+    return "-".join(name.split())

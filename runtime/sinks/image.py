@@ -1,0 +1,135 @@
+"""Annotated images: every detection's oriented box, class and score, legible on small images too."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from babelrs.boxes import to_corners
+from babelrs.errors import BabelRSError
+from babelrs.images import quiet_opencv
+from runtime.pipeline import FrameResult
+from runtime.sinks import make_folder, write_whole
+
+# Blue, green, red; apart from each other and from gray, water and vegetation.
+PALETTE = (
+    (60, 220, 255),
+    (255, 160, 40),
+    (80, 255, 80),
+    (230, 90, 255),
+    (60, 130, 255),
+    (255, 255, 70),
+    (150, 120, 255),
+    (40, 230, 190),
+)
+LEGIBLE_PX = 1000
+"""A longer side below this is enlarged by a whole factor, so that text takes up less of the scene."""
+
+_MAX_SCALE = 4
+_JPEG_MAX_PX = 65_500
+_FONT_SCALE = 0.42
+_PAD_PX = 2
+
+Image = npt.NDArray[np.uint8]
+Rect = tuple[int, int, int, int]
+
+
+class ImageSink:
+    """Writes ``images.SENSOR/IMAGE.jpg`` (``.png`` beyond JPEG's size limit).
+
+    Args:
+        folder: Where the files go.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = make_folder(folder)
+
+    def write(self, result: FrameResult) -> None:
+        """Draw and write one image."""
+        cv2 = quiet_opencv()
+        drawn = annotate(result)
+        small = max(drawn.shape[:2]) <= _JPEG_MAX_PX
+        suffix, options = (".jpg", [cv2.IMWRITE_JPEG_QUALITY, 92]) if small else (".png", [])
+        done, data = cv2.imencode(suffix, drawn, options)
+        if not done:
+            raise BabelRSError(f"{result.source}: the annotated image cannot be encoded.", "Leave out --save-images.")
+        write_whole(self._folder / f"{result.name}{suffix}", data.tobytes())
+
+    def close(self) -> None:
+        """Nothing is left to do."""
+
+
+def display_scale(width: int, height: int) -> int:
+    """The whole factor by which an image is enlarged for display."""
+    return int(np.clip(np.ceil(LEGIBLE_PX / max(width, height)), 1, _MAX_SCALE))
+
+
+def annotate(result: FrameResult) -> Image:
+    """The image the model saw, in colour, with the detections drawn.
+
+    Returns:
+        ``(s H, s W, 3)`` uint8 in OpenCV's blue, green, red order; ``s`` from :func:`display_scale`.
+    """
+    cv2 = quiet_opencv()
+    scale = display_scale(result.width, result.height)
+    gray = result.image.shape[2] == 1
+    canvas = cv2.cvtColor(result.image, cv2.COLOR_GRAY2BGR if gray else cv2.COLOR_RGB2BGR)
+    if scale > 1:
+        canvas = cv2.resize(canvas, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
+    found = result.detections
+    corners = to_corners(found.boxes) * scale - 0.5  # a pixel spans [x, x + 1); OpenCV draws on pixel centres
+    colours = [PALETTE[label % len(PALETTE)] for label in found.labels]
+    for polygon, colour in zip(corners, colours, strict=True):
+        points = np.rint(np.clip(polygon, -32_000, 32_000) * 8).astype(np.int32)  # fixed point, 3 bits
+        cv2.polylines(canvas, [points], True, (0, 0, 0), 3, cv2.LINE_AA, 3)
+        cv2.polylines(canvas, [points], True, colour, 1, cv2.LINE_AA, 3)
+    taken: list[Rect] = []
+    for polygon, colour, label, score in zip(corners, colours, found.labels, found.scores, strict=True):
+        _write_label(canvas, f"{found.classes[label]} {score:.2f}", polygon, colour, taken)
+    drawn: Image = canvas
+    return drawn
+
+
+def _write_label(
+    canvas: Image, text: str, polygon: npt.NDArray[np.float64], colour: tuple[int, int, int], taken: list[Rect]
+) -> None:
+    """Write ``text`` on a plate beside a box, where no other label is if there is such a place."""
+    cv2 = quiet_opencv()
+    (text_width, text_height), baseline = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, _FONT_SCALE, 1)
+    plate = (text_width + 2 * _PAD_PX, text_height + baseline + 2 * _PAD_PX)
+    places = [_inside(place, plate, canvas) for place in _places(polygon, plate)]
+    x, y = next(
+        (place for place in places if not any(_overlaps((*place, *plate), other) for other in taken)), places[0]
+    )
+    taken.append((x, y, *plate))
+    cv2.rectangle(canvas, (x, y), (x + plate[0] - 1, y + plate[1] - 1), colour, cv2.FILLED)
+    at = (x + _PAD_PX, y + _PAD_PX + text_height)
+    cv2.putText(canvas, text, at, cv2.FONT_HERSHEY_SIMPLEX, _FONT_SCALE, (0, 0, 0), 1, cv2.LINE_AA)
+
+
+def _places(polygon: npt.NDArray[np.float64], plate: tuple[int, int]) -> list[tuple[float, float]]:
+    """Top left corners of the plate, best first: above, below, right and left of the box."""
+    (left, top), (right, bottom) = polygon.min(axis=0), polygon.max(axis=0)
+    width, height = plate
+    middle = (top + bottom - height) / 2
+    return [
+        (left, top - height - 2),
+        (left, bottom + 3),
+        (right + 3, middle),
+        (left - width - 3, middle),
+        (right - width, top - height - 2),
+        (right - width, bottom + 3),
+    ]
+
+
+def _inside(place: tuple[float, float], plate: tuple[int, int], canvas: Image) -> tuple[int, int]:
+    high: Any = np.maximum(np.array(canvas.shape[1::-1]) - plate, 0)
+    x, y = np.clip(np.rint(place), 0, high).astype(int)
+    return int(x), int(y)
+
+
+def _overlaps(a: Rect, b: Rect) -> bool:
+    return a[0] < b[0] + b[2] and b[0] < a[0] + a[2] and a[1] < b[1] + b[3] and b[1] < a[1] + a[3]

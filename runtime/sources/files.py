@@ -1,0 +1,102 @@
+"""Finds the image files that names, folders and glob patterns on a command line mean."""
+
+from __future__ import annotations
+
+import glob
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from babelrs.errors import BabelRSError, collected
+from babelrs.images import IMAGE_SUFFIXES
+
+_REMEDY = "Name image files, folders of images, or glob patterns."
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """An image to process.
+
+    Attributes:
+        path: The file.
+        name: A name without suffix, unique in this run, for files written about the image.
+    """
+
+    path: Path
+    name: str
+
+
+def find_images(sources: Sequence[str]) -> list[ImageFile]:
+    """The image files that ``sources`` mean, each once, in the order of the sources.
+
+    A folder gives the PNG, JPEG and TIFF files in it and below it, in natural order (``2.png`` before ``10.png``);
+    hidden files and folders are left out. A pattern may hold ``*``, ``?``, ``[...]`` and ``**``. A file that is named
+    is taken whatever its suffix.
+
+    Raises:
+        BabelRSError: A source does not exist or holds no image; all such sources are listed.
+    """
+    found: list[tuple[Path, Path]] = []
+    faults = []
+    for source in sources:
+        matches = list(_expand(source))
+        if not matches:
+            faults.append(_why_empty(source))
+        found += matches
+    if faults or not found:
+        raise collected("Nothing to process", faults or ["no source was named"], _REMEDY)
+    return _named(found)
+
+
+def natural_key(path: Path) -> list[tuple[int, int, str]]:
+    """Sorts numbers inside names by value."""
+    parts = re.split(r"(\d+)", str(path))
+    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in parts]
+
+
+def _expand(source: str) -> Iterable[tuple[Path, Path]]:
+    """``(file, folder its name is relative to)``."""
+    path = Path(source)
+    if path.is_dir():
+        return ((file, path) for file in _images_below(path))
+    if path.exists():
+        return [(path, path.parent)]
+    matches = sorted((Path(match) for match in glob.glob(source, recursive=True)), key=natural_key)
+    files = (match for match in matches if match.is_file() and match.suffix.lower() in IMAGE_SUFFIXES)
+    return ((file, file.parent) for file in files)
+
+
+def _images_below(folder: Path) -> list[Path]:
+    try:
+        below = [path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()]
+    except OSError as error:
+        raise BabelRSError(f"{folder}: cannot be listed ({error.strerror}).", "Check its permissions.") from None
+    visible = (path for path in below if not any(part.startswith(".") for part in path.relative_to(folder).parts))
+    return sorted(visible, key=natural_key)
+
+
+def _why_empty(source: str) -> str:
+    if Path(source).is_dir():
+        return f"{source}: a folder without {', '.join(IMAGE_SUFFIXES)} files"
+    if glob.has_magic(source):
+        return f"{source}: no image file matches"
+    return f"{source}: no such file or folder"
+
+
+def _named(found: Sequence[tuple[Path, Path]]) -> list[ImageFile]:
+    images: list[ImageFile] = []
+    seen_paths: set[Path] = set()
+    seen_names: set[str] = set()
+    for path, root in found:
+        if path.resolve() in seen_paths:
+            continue
+        seen_paths.add(path.resolve())
+        name = base = "__".join(path.relative_to(root).with_suffix("").parts)
+        count = 1
+        while name in seen_names:
+            count += 1
+            name = f"{base}-{count}"
+        seen_names.add(name)
+        images.append(ImageFile(path, name))
+    return images

@@ -1,0 +1,56 @@
+"""Counts of a run and the line that states them at its end."""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter
+from dataclasses import dataclass, field
+
+from runtime.pipeline import STAGES, FrameResult
+
+
+@dataclass
+class Summary:
+    """What a run did.
+
+    Attributes:
+        num_images: Images processed.
+        detections: Number of detections by class.
+        skipped: Number of skipped images by cause.
+        latencies_ms: Milliseconds of every image by stage.
+        elapsed_s: Wall-clock seconds of the run.
+    """
+
+    num_images: int = 0
+    detections: Counter[str] = field(default_factory=Counter)
+    skipped: Counter[str] = field(default_factory=Counter)
+    latencies_ms: dict[str, list[float]] = field(default_factory=lambda: {stage: [] for stage in STAGES})
+    elapsed_s: float = 0.0
+
+    def add(self, result: FrameResult) -> None:
+        """Count one processed image."""
+        self.num_images += 1
+        found = result.detections
+        self.detections.update(found.classes[label] for label in found.labels)
+        for stage, values in self.latencies_ms.items():
+            values.append(result.latency_ms[stage])
+
+    def skip(self, cause: str) -> None:
+        """Count one image that could not be used."""
+        self.skipped[cause] += 1
+
+    def line(self) -> str:
+        """One line: images, detections per class, images a second, median milliseconds per stage, skipped by cause."""
+        total = sum(self.detections.values())
+        parts = [f"{self.num_images} images", f"{total} detections{_listed(self.detections)}"]
+        if self.num_images:
+            parts.append(f"{self.num_images / max(self.elapsed_s, 1e-9):.2f} images/s")
+            medians = (f"{stage} {statistics.median(values):.1f}" for stage, values in self.latencies_ms.items())
+            parts.append(f"median ms: {', '.join(medians)}")
+        if self.skipped:
+            parts.append(f"{sum(self.skipped.values())} skipped{_listed(self.skipped)}")
+        return " | ".join(parts)
+
+
+def _listed(counts: Counter[str]) -> str:
+    return f" ({', '.join(f'{name} {count}' for name, count in sorted(counts.items()))})" if counts else ""
