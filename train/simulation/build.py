@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from train.simulation import placement, structures
+from train.simulation import clutter, shipping, structures, traffic
 from train.simulation.materials import SEASONS
 from train.simulation.noise import blur
-from train.simulation.placement import Site
+from train.simulation.site import Site
 from train.simulation.terrain import build_terrain
 from train.simulation.world import Ground, Setting, World
 
@@ -53,7 +53,9 @@ def build_world(rng: np.random.Generator, setting: Setting) -> World:
     if setting.kind != "open water":
         _populate_land(site, area)
     texture = np.float32(1.2 / setting.gsd_m)
-    foam, wake = (blur(layer, max(0.6, float(texture) * share)) for layer, share in ((site.foam, 0.5), (site.wake, 0.25)))
+    foam, wake = (
+        blur(layer, max(0.6, float(texture) * share)) for layer, share in ((site.foam, 0.5), (site.wake, 0.25))
+    )
     ground = Ground(terrain.material, terrain.tone, terrain.height_m, foam, wake)
     return World(setting, ground, tuple(site.solids))
 
@@ -61,16 +63,19 @@ def build_world(rng: np.random.Generator, setting: Setting) -> World:
 def _populate_water(site: Site, area: float) -> None:
     """Ships, and what could be taken for one."""
     rng, night = site.rng, site.setting.night
-    placement.moor_ships(site)
+    shipping.moor_ships(site)
     share = 1.0 if site.setting.kind == "open water" else 0.5
-    placement.scatter_ships(site, int((2 + share * site.setting.num_objects * 3)))
-    few = lambda mean: int(rng.poisson(mean * area))  # noqa: E731
+    shipping.scatter_ships(site, int(2 + share * site.setting.num_objects * 3))
+
+    def few(mean: float) -> int:
+        return int(rng.poisson(mean * area))
+
     if rng.random() < 0.4:
-        placement.scatter(site, few(14), "water", lambda x, y: structures.rock(rng, x, y, night))
-    placement.scatter(site, few(3), "water", lambda x, y: structures.buoy(rng, x, y, night), 2.0)
+        clutter.scatter(site, few(14), "water", lambda x, y: structures.rock(rng, x, y, night))
+    clutter.scatter(site, few(3), "water", lambda x, y: structures.buoy(rng, x, y, night), 2.0)
     if rng.random() < 0.4:
         heading = rng.uniform(-np.pi, np.pi)
-        placement.scatter(
+        clutter.scatter(
             site, few(4), "water", lambda x, y: structures.pontoon(rng, x, y, heading + rng.normal(0, 0.2), night), 2.0
         )
 
@@ -78,16 +83,23 @@ def _populate_water(site: Site, area: float) -> None:
 def _populate_land(site: Site, area: float) -> None:
     """Traffic, car parks, buildings, yards, huts and trees."""
     rng, night, kind = site.rng, site.setting.night, site.setting.kind
-    few = lambda mean: int(rng.poisson(mean * area))  # noqa: E731
+
+    def few(mean: float) -> int:
+        return int(rng.poisson(mean * area))
+
+    traffic_first = rng.random() < 0.6
+    if traffic_first:
+        traffic.fill_roads(site)
     if kind in ("urban", "harbour", "highway"):
-        for _ in range(int(few(14 if kind == "urban" else 7))):
-            placement.add_car_park(site)
-    placement.fill_roads(site)
-    placement.add_buildings(site, few({"urban": 160, "harbour": 30, "rural": 8, "river": 20, "highway": 12}[kind]))
+        for _ in range(few(14 if kind == "urban" else 7)):
+            traffic.add_car_park(site)
+    if not traffic_first:
+        traffic.fill_roads(site)
+    clutter.add_buildings(site, few({"urban": 160, "harbour": 30, "rural": 8, "river": 20, "highway": 12}[kind]))
     for _ in range(few(3.0 if kind == "harbour" else 1.0 if kind in ("urban", "highway") else 0.2)):
-        placement.add_container_yard(site)
+        clutter.add_container_yard(site)
     axis = site.terrain.axis_rad
-    placement.scatter(site, few(8), "land", lambda x, y: structures.shed(rng, x, y, axis + rng.normal(0, 0.3), night))
-    placement.scatter(site, few(6), "land", lambda x, y: structures.bale(rng, x, y, night))
-    placement.scatter(site, few(3), "land", lambda x, y: structures.rock(rng, x, y, night))
-    placement.add_trees(site, few(rng.uniform(20, 220)))
+    clutter.scatter(site, few(8), "land", lambda x, y: structures.shed(rng, x, y, axis + rng.normal(0, 0.3), night))
+    clutter.scatter(site, few(6), "land", lambda x, y: structures.bale(rng, x, y, night))
+    clutter.scatter(site, few(3), "land", lambda x, y: structures.rock(rng, x, y, night))
+    clutter.add_trees(site, few(rng.uniform(20, 220)))

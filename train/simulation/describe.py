@@ -50,8 +50,18 @@ def _is_dark(setting: Setting, sensor: Sensor) -> bool:
 
 def _scene_text(setting: Setting, counts: Counter[str], sensor: Sensor) -> str:
     parts = [f"{number} {label}{'s' if number > 1 else ''}" for label, number in sorted(counts.items())]
-    content = "no ships or vehicles" if not parts else parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + " and " + parts[-1]
-    place = "open water" if setting.kind == "open water" else f"{'an' if setting.kind == 'urban' else 'a'} {setting.kind} scene"
+    content = (
+        "no ships or vehicles"
+        if not parts
+        else parts[0]
+        if len(parts) == 1
+        else ", ".join(parts[:-1]) + " and " + parts[-1]
+    )
+    place = (
+        "open water"
+        if setting.kind == "open water"
+        else f"{'an' if setting.kind == 'urban' else 'a'} {setting.kind} scene"
+    )
     when = "" if sensor is Sensor.SAR else f" by {'night' if _is_dark(setting, sensor) else 'day'}"
     return f"A{'n' if sensor is Sensor.RGB else ''} {_PHOTO[sensor]} of {place}{when} with {content}."
 

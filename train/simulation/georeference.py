@@ -22,7 +22,9 @@ def require_rasterio() -> Any:
     try:
         import rasterio
     except ImportError as error:
-        raise BabelRSError("--geotiff needs rasterio, which is not installed.", "pip install 'babelrs[geo]'.") from error
+        raise BabelRSError(
+            "--geotiff needs rasterio, which is not installed.", "pip install 'babelrs[geo]'."
+        ) from error
     return rasterio
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from train.simulation.materials import KELVIN_DAY, KELVIN_NIGHT, TEXTURE_KELVIN, Material
 from train.simulation.noise import blur, value_noise
 from train.simulation.raster import stamps_of
-from train.simulation.rgb import cast_shadow, height_map, water_waves
+from train.simulation.surface import cast_shadow, height_map, water_waves
 from train.simulation.world import FloatImage, View, World
 
 MAX_COUNT = 2**14 - 1
@@ -53,8 +53,9 @@ def _detector(rng: np.random.Generator, kelvin: FloatImage) -> np.ndarray[tuple[
     y, x = np.linspace(-1, 1, height, dtype=np.float32)[:, None], np.linspace(-1, 1, width, dtype=np.float32)[None]
     tilt = rng.normal(0, 0.3, 2).astype(np.float32)
     vignette = np.float32(-rng.uniform(0.2, 1.8)) * (x**2 + y**2) / 2 + tilt[0] * x + tilt[1] * y
-    columns = rng.normal(0, netd_kelvin * rng.uniform(0.4, 1.6), width).astype(np.float32)
-    columns = columns * np.float32(0.7) + cv2.blur(columns[None], (5, 1))[0]
+    pattern = netd_kelvin * rng.uniform(0.4, 1.6)
+    columns = rng.standard_normal(width, dtype=np.float32) * np.float32(pattern)
+    columns = columns * np.float32(0.7) + np.asarray(cv2.blur(columns[None], (5, 1)))[0]
     noise = rng.standard_normal(kelvin.shape, dtype=np.float32) * np.float32(netd_kelvin)
     counts = (kelvin + vignette + columns[None] + noise) * np.float32(gain) + np.float32(offset)
     return np.clip(np.round(counts), 0, MAX_COUNT).astype(np.uint16)

@@ -66,9 +66,7 @@ def stamps_of(solid: Solid, gsd_m: float, shape: tuple[int, int]) -> list[Stamp]
     return stamps
 
 
-def instance_mask(
-    solids: Sequence[Solid], gsd_m: float, shape: tuple[int, int]
-) -> npt.NDArray[np.int32]:
+def instance_mask(solids: Sequence[Solid], gsd_m: float, shape: tuple[int, int]) -> npt.NDArray[np.int32]:
     """``(H, W)`` int32: 1 + index of the solid that covers most of a pixel, 0 where there is none."""
     mask = np.zeros(shape, np.int32)
     for index, solid in enumerate(solids):
@@ -79,7 +77,7 @@ def instance_mask(
     return mask
 
 
-def fill_strip(image: npt.NDArray[np.generic], polygon_px: FloatArray, value: float) -> None:
+def fill_strip(image: npt.NDArray[np.uint8] | FloatImage, polygon_px: FloatArray, value: float) -> None:
     """Fill a polygon of ``image`` (uint8 or float32) in place, without anti-aliasing."""
     points = np.round((polygon_px - 0.5) * 2**_SHIFT).astype(np.int32)
-    cv2.fillPoly(image, [points], value, shift=_SHIFT)  # type: ignore[call-overload]
+    cv2.fillPoly(image, [points], value, shift=_SHIFT)

@@ -6,47 +6,9 @@ import numpy as np
 
 from train.simulation.materials import REFLECTANCE, TEXTURE_RGB, Material
 from train.simulation.noise import blur, value_noise
-from train.simulation.raster import Stamp, stamps_of
+from train.simulation.raster import stamps_of
+from train.simulation.surface import cast_shadow, height_map, water_waves
 from train.simulation.world import FloatImage, Setting, View, World
-
-
-def water_waves(rng: np.random.Generator, setting: Setting) -> FloatImage:
-    """Surface waves ``(H, W)`` of about unit size, shared in form by all sensors."""
-    angle, gsd = rng.uniform(-np.pi, np.pi), setting.gsd_m
-    y, x = np.mgrid[0 : setting.shape[0], 0 : setting.shape[1]].astype(np.float32) * np.float32(gsd)
-    bend = value_noise(rng, setting.shape, 25 / gsd, 3) * np.float32(2.5)
-    waves = np.zeros(setting.shape, np.float32)
-    for length in (9.0, 4.3, 2.4):
-        turn = angle + rng.normal(0, 0.35)
-        phase = (x * np.float32(np.cos(turn)) + y * np.float32(np.sin(turn)) + bend) * np.float32(2 * np.pi / length)
-        waves += np.sin(phase) * np.float32(0.4)
-    return waves + value_noise(rng, setting.shape, 3 / gsd, 2) * np.float32(0.7)
-
-
-def height_map(world: World, stamps: list[Stamp]) -> FloatImage:
-    """Height ``(H, W)`` of the ground and of all solids over it, metres."""
-    height = world.ground.height_m.copy()
-    for stamp in stamps:
-        patch = height[stamp.window]
-        np.maximum(patch, np.float32(stamp.part.height_m), out=patch, where=stamp.coverage > 0.5)
-    return height
-
-
-def cast_shadow(height: FloatImage, azimuth_rad: float, elevation_rad: float, gsd_m: float) -> FloatImage:
-    """Share ``(H, W)`` of sunlight that is blocked, by marching towards the sun through the height map."""
-    rows, columns = height.shape
-    slope = np.float32(np.tan(elevation_rad) * gsd_m)
-    reach = int(min(height.max(initial=0) / slope, 160)) + 1
-    blocked = np.zeros(height.shape, np.float32)
-    step = 1.0
-    while step <= reach:
-        dx, dy = round(step * np.cos(azimuth_rad)), round(step * np.sin(azimuth_rad))
-        y1, y2, x1, x2 = max(0, -dy), min(rows, rows - dy), max(0, -dx), min(columns, columns - dx)
-        if y2 > y1 and x2 > x1:
-            excess = height[y1 + dy : y2 + dy, x1 + dx : x2 + dx] - height[y1:y2, x1:x2] - slope * np.float32(step)
-            np.maximum(blocked[y1:y2, x1:x2], np.clip(excess * 2, 0, 1), out=blocked[y1:y2, x1:x2])
-        step += 1.0 if step < 24 else 1.5
-    return blur(blocked, 0.6)
 
 
 def render_rgb(rng: np.random.Generator, world: World) -> View:
@@ -67,12 +29,15 @@ def render_rgb(rng: np.random.Generator, world: World) -> View:
 def _ground_colour(rng: np.random.Generator, world: World) -> FloatImage:
     """Reflectance ``(H, W, 3)`` of the bare ground, waves, foam and wakes included."""
     setting, ground = world.setting, world.ground
-    palette = REFLECTANCE[setting.season] * rng.normal(1, 0.08, (10, 3)).clip(0.8, 1.2)
+    palette = REFLECTANCE[setting.season] * rng.normal(1, 0.12, (10, 1)).clip(0.75, 1.3)
+    palette = palette * rng.normal(1, 0.035, (10, 3)).clip(0.9, 1.1)
     palette[Material.WATER] *= rng.uniform(0.6, 1.5)
     image = palette.astype(np.float32)[ground.material]
     fine = value_noise(rng, setting.shape, 8 / setting.gsd_m, 5, 0.75)
     strength = TEXTURE_RGB[ground.material]
-    image *= np.clip(1 + strength * fine + np.float32(0.22) * ground.tone * (ground.material != Material.WATER), 0.3, 1.9)[..., None]
+    image *= np.clip(
+        1 + strength * fine + np.float32(0.22) * ground.tone * (ground.material != Material.WATER), 0.3, 1.9
+    )[..., None]
     water = ground.material == Material.WATER
     if water.any():
         swell = water_waves(rng, setting) * np.float32(0.010 + 0.03 * setting.wind)
@@ -89,14 +54,18 @@ def _light(world: World, setting: Setting, shadow: FloatImage) -> FloatImage:
     """Light ``(H, W, 3)`` on every pixel: sun (warm) times what is not in shadow, and sky (blue)."""
     height = blur(world.ground.height_m, 1.0)
     slope = np.gradient(height, setting.gsd_m)
-    towards = -(slope[1] * np.float32(np.cos(setting.sun_azimuth_rad)) + slope[0] * np.float32(np.sin(setting.sun_azimuth_rad)))
+    towards = -(
+        slope[1] * np.float32(np.cos(setting.sun_azimuth_rad)) + slope[0] * np.float32(np.sin(setting.sun_azimuth_rad))
+    )
     shade = np.clip(1 + np.float32(0.25) * towards, 0.55, 1.35)
     sun = np.array([1.0, 0.97, 0.90], np.float32) * np.float32(0.72)
     sky = np.array([0.30, 0.34, 0.42], np.float32) * np.float32(0.95)
     return np.asarray(sun * ((1 - shadow) * shade)[..., None] + sky, np.float32)
 
 
-def _expose(rng: np.random.Generator, setting: Setting, radiance: FloatImage) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+def _expose(
+    rng: np.random.Generator, setting: Setting, radiance: FloatImage
+) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
     """Haze, optics, exposure, noise and gamma."""
     haze = rng.beta(1.2, 6) * 0.55
     veil = value_noise(rng, setting.shape, max(setting.shape) / 2, 2)[..., None] * np.float32(0.15 * haze)

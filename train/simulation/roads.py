@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -69,21 +70,36 @@ def strip(points: FloatArray, low_m: float, high_m: float) -> FloatArray:
     return np.concatenate([offset_curve(points, low_m), offset_curve(points, high_m)[::-1]])
 
 
-def paint_road(material: npt.NDArray[np.uint8], road: Road, gsd_m: float, season_soil: bool) -> None:
-    """Draw a road into the material raster: verge, pavement, edge lines and dashed lane lines."""
-    half, points = road.half_width_m, road.points_m
-    verge = half + (1.2 if season_soil else 0.7)
-    fill_strip(material, strip(points, -verge, verge) / gsd_m, Material.SOIL if season_soil else Material.CONCRETE)
-    fill_strip(material, strip(points, -half, half) / gsd_m, Material.ASPHALT)
-    if road.median_m > 0:
-        fill_strip(material, strip(points, -road.median_m / 2, road.median_m / 2) / gsd_m, Material.GRASS)
+def paint_roads(material: npt.NDArray[np.uint8], roads: Sequence[Road], gsd_m: float, verge: Material) -> None:
+    """Draw roads into the material raster: verges, pavements, and lane marks that stop at crossings."""
+    crossed = np.zeros(material.shape, np.uint8)
+    for road in roads:
+        outer = road.half_width_m + (1.2 if verge is Material.SOIL else 0.7)
+        fill_strip(material, strip(road.points_m, -outer, outer) / gsd_m, verge)
+    for road in roads:
+        paved = np.zeros(material.shape, np.uint8)
+        fill_strip(paved, strip(road.points_m, -road.half_width_m, road.half_width_m) / gsd_m, 1)
+        crossed += paved
+        material[paved > 0] = Material.ASPHALT
+        if road.median_m > 0:
+            half = road.median_m / 2
+            fill_strip(material, strip(road.points_m, -half, half) / gsd_m, Material.GRASS)
+    marks = np.zeros(material.shape, np.uint8)
+    for road in roads:
+        _paint_marks(marks, road, gsd_m)
+    material[(marks > 0) & (crossed < 2)] = Material.PAINT
+
+
+def _paint_marks(marks: npt.NDArray[np.uint8], road: Road, gsd_m: float) -> None:
+    """Edge lines and dashed lane lines of one road."""
+    points = road.points_m
     edge = road.lanes * road.lane_m + road.median_m / 2
     thickness = max(0.3, gsd_m * 0.8)
     for side in (-edge, edge) if road.lanes > 1 else ():
-        fill_strip(material, strip(points, side - thickness / 2, side + thickness / 2) / gsd_m, Material.PAINT)
+        fill_strip(marks, strip(points, side - thickness / 2, side + thickness / 2) / gsd_m, 1)
     inner = [0.0] if road.median_m == 0 else []
     inner += [sign * (road.median_m / 2 + k * road.lane_m) for k in range(1, road.lanes) for sign in (-1, 1)]
     for start in range(0, len(points) - 6, 12):
         dash = points[start : start + 5]
         for side in inner:
-            fill_strip(material, strip(dash, side - thickness / 2, side + thickness / 2) / gsd_m, Material.PAINT)
+            fill_strip(marks, strip(dash, side - thickness / 2, side + thickness / 2) / gsd_m, 1)

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from train.simulation.materials import SIGMA_DB, TEXTURE_DB, Material
 from train.simulation.noise import blur, rescaled, value_noise
 from train.simulation.raster import Stamp, stamps_of
-from train.simulation.rgb import height_map, water_waves
+from train.simulation.surface import height_map, water_waves
 from train.simulation.world import FloatArray, FloatImage, Solid, View, World
 
 _EDGE_STEP_M = 0.7
@@ -70,7 +70,8 @@ def render_sar(rng: np.random.Generator, world: World, looks: float) -> View:
     turn = -radar.quarter_turns
     height, sigma = np.rot90(height, turn), np.rot90(sigma, turn)
     lit = _lit(height, radar, gsd)
-    power = _project(rng, sigma, height, lit, radar, gsd)
+    hard = np.rot90(world.ground.material != Material.FOREST, turn)
+    power = _project(rng, sigma, height, lit, hard, radar, gsd)
     power = np.ascontiguousarray(np.rot90(power, -turn))
     lit = np.ascontiguousarray(np.rot90(lit, -turn))
     points = _point_targets(world, lit, radar)
@@ -85,8 +86,11 @@ def _backscatter_db(rng: np.random.Generator, world: World, stamps: list[Stamp])
     setting, ground, gsd = world.setting, world.ground, world.setting.gsd_m
     table = SIGMA_DB + rng.normal(0, 0.8, 10).astype(np.float32)
     table[Material.WATER] += np.float32(9 * setting.wind)
+    table += np.float32(rng.normal(0, 1.2))
     fine = value_noise(rng, setting.shape, 10 / gsd, 4, 0.7)
-    decibels = table.astype(np.float32)[ground.material] + TEXTURE_DB[ground.material] * fine + np.float32(1.6) * ground.tone
+    decibels = (
+        table.astype(np.float32)[ground.material] + TEXTURE_DB[ground.material] * fine + np.float32(1.6) * ground.tone
+    )
     water = ground.material == Material.WATER
     if water.any():
         slicks = value_noise(rng, setting.shape, 80 / gsd, 4)
@@ -108,27 +112,33 @@ def _lit(height: FloatImage, radar: Radar, gsd_m: float) -> FloatImage:
 
 
 def _project(
-    rng: np.random.Generator, sigma: FloatImage, height: FloatImage, lit: FloatImage, radar: Radar, gsd_m: float
+    rng: np.random.Generator,
+    sigma: FloatImage,
+    height: FloatImage,
+    lit: FloatImage,
+    hard: npt.NDArray[np.bool_],
+    radar: Radar,
+    gsd_m: float,
 ) -> FloatImage:
-    """Power in ground range: echoes laid over towards the radar, walls and their double bounce added."""
+    """Power in ground range: echoes laid over towards the radar, and walls with their double bounce where ``hard``."""
     rows, columns = height.shape
     lean = np.float32(1 / (np.tan(radar.incidence_rad) * gsd_m))
     step = np.diff(height, axis=1, prepend=height[:, :1])
     aspect = _aspect(height)
     base = np.arange(columns, dtype=np.float32)[None] - height * lean
     power = _splat(base, sigma * lit, (rows, columns))
-    where = (step > _EDGE_STEP_M) & (lit > 0.3)
+    where = (step > _EDGE_STEP_M) & (lit > 0.3) & hard
     y, x = np.nonzero(where)
     if len(y):
-        rise, facing = step[y, x], aspect[y, x]
+        rise, facing, top = step[y, x], aspect[y, x], height[y, x]
         wall = np.float32(0.10) + facing
         samples = 6
         for k in range(samples):
-            level = height[y, x] - rise * np.float32((k + 0.5) / samples)
+            level = top - rise * np.float32((k + 0.5) / samples)
             brightness = wall * rise * np.float32(0.5 / samples) * rng.exponential(1, len(y)).astype(np.float32)
-            _add_points(power, y, x - level * lean, brightness)
+            _add_points(power, y, (x - level * lean).astype(np.float32), brightness)
         bounce = (np.float32(0.15) + 9 * facing**3) * rise * rng.exponential(1, len(y)).astype(np.float32)
-        _add_points(power, y, x - (height[y, x] - rise) * lean - np.float32(0.5), bounce)
+        _add_points(power, y, (x - (top - rise) * lean - 0.5).astype(np.float32), bounce)
     return power
 
 
@@ -204,9 +214,7 @@ def _impulse_response(power: FloatImage, rng: np.random.Generator) -> FloatImage
     return image
 
 
-def _bright_return(
-    solid: Solid, stamps: list[Stamp], lit: FloatImage, radar: Radar, gsd_m: float
-) -> FloatArray | None:
+def _bright_return(solid: Solid, stamps: list[Stamp], lit: FloatImage, radar: Radar, gsd_m: float) -> FloatArray | None:
     """Extent ``(4,)`` x1, y1, x2, y2 of an object's echo; ``None`` when more than 60 % of it lies in shadow."""
     if solid.label is None or not stamps:
         return None

@@ -23,7 +23,20 @@ COLOURS: dict[str, Colour] = {
     "orange": (0.76, 0.37, 0.11),
     "beige": (0.66, 0.58, 0.45),
 }
-CAR_COLOURS = ("white", "white", "silver", "silver", "grey", "black", "black", "red", "blue", "green", "beige", "yellow")
+CAR_COLOURS = (
+    "white",
+    "white",
+    "silver",
+    "silver",
+    "grey",
+    "black",
+    "black",
+    "red",
+    "blue",
+    "green",
+    "beige",
+    "yellow",
+)
 TRAILER_COLOURS = ("white", "white", "white", "silver", "blue", "red", "yellow", "green", "grey", "orange")
 HULL_COLOURS = ("white", "white", "grey", "black", "blue", "red", "green", "orange")
 _GLASS: Colour = (0.10, 0.13, 0.17)
@@ -61,7 +74,11 @@ def shaded(colour: Colour, factor: float) -> Colour:
 def _vehicle_heat(rng: np.random.Generator, state: str, night: bool) -> tuple[float, float, str]:
     """Body and engine temperature relative to the air, and the words for them."""
     if state == "driving":
-        return rng.normal(1.0 if night else 6.0, 1.2), rng.uniform(11, 20), "hot engine"
+        return (
+            rng.normal(1.0 if night else 6.0, 1.2),
+            rng.uniform(11, 20) if night else rng.uniform(17, 30),
+            "hot engine",
+        )
     if rng.random() < 0.2:
         return rng.normal(0.0 if night else 6.0, 1.2), rng.uniform(7, 13), "warm engine"
     body = rng.normal(-4.0, 1.2) if night else rng.choice([rng.normal(14, 2.5), rng.normal(0.0, 1.5)])
@@ -101,7 +118,9 @@ def car(rng: np.random.Generator, x_px: float, y_px: float, heading_rad: float, 
         Part(chamfered(rear, front, -side, side, 0.22), 0.9, paint, body, -3.0),
         Part(rectangle(screen, front - 0.15, -side + 0.15, side - 0.15), 1.0, shaded(paint, 1.06), engine, -2.0),
         Part(rectangle(rear + tail * length, screen, -side + 0.12, side - 0.12), 1.2, _GLASS, glass_kelvin, -6.0),
-        Part(rectangle(roof_rear, roof_front, -side + 0.2, side - 0.2), roof_height, shaded(paint, 1.1), body + 0.5, -5.0),
+        Part(
+            rectangle(roof_rear, roof_front, -side + 0.2, side - 0.2), roof_height, shaded(paint, 1.1), body + 0.5, -5.0
+        ),
     )
     mean_dbsm = rng.normal(6.0, 3.0)
     words = {"colour": name, "thermal": thermal, "backscatter": _return_word(mean_dbsm, 3, 9), "state": state}
@@ -159,7 +178,13 @@ def _cargo(
     if kind == "tanker truck":
         return (
             Part(chamfered(rear, front, -side + 0.1, side - 0.1, 0.7), height - 0.5, shaded(paint, 0.75), body, -1.0),
-            Part(chamfered(rear + 0.3, front - 0.3, -side * 0.45, side * 0.45, 0.3), height, shaded(paint, 1.2), body, -1.0),
+            Part(
+                chamfered(rear + 0.3, front - 0.3, -side * 0.45, side * 0.45, 0.3),
+                height,
+                shaded(paint, 1.2),
+                body,
+                -1.0,
+            ),
         )
     if kind == "flatbed truck":
         bed = Part(rectangle(rear, front, -side, side), 1.3, varied(rng, (0.45, 0.36, 0.27)), body - 1, -5.0)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
-from train.simulation.shapes import COLOURS, HULL_COLOURS, Colour, rectangle, shaded, varied
+from train.simulation.shapes import COLOURS, HULL_COLOURS, Colour, rectangle, varied
 from train.simulation.world import FloatArray, Part, Solid
 
 _GLASS: Colour = (0.10, 0.13, 0.17)
@@ -58,11 +60,13 @@ def ship(
     base, heat, thermal = _ship_heat(rng, state, night)
     freeboard = float(np.clip(0.06 * length_m, 0.8, 6.0))
     paint = varied(rng, COLOURS[name])
-    deck_colour = varied(rng, (0.72, 0.70, 0.66) if small else (0.42, 0.36, 0.33) if rng.random() < 0.5 else (0.45, 0.5, 0.47))
+    deck_colour = varied(
+        rng, (0.72, 0.70, 0.66) if small else (0.42, 0.36, 0.33) if rng.random() < 0.5 else (0.45, 0.5, 0.47)
+    )
     parts = [
         Part(outline, freeboard, paint, base - 0.5, -2.0),
         Part(outline * (1 - 1.0 / length_m, 1 - min(0.5, 1.2 / beam)), freeboard * 1.02, deck_colour, base + 1.0, -6.0),
-        *_fittings(rng, kind, length_m, beam, freeboard, base, heat),
+        *_fittings(rng, kind, _Hull(length_m, beam, freeboard, base, heat)),
     ]
     mean_dbsm = rng.normal(8 + 9 * np.log10(length_m / 8), 3)
     top = max(part.height_m for part in parts)
@@ -101,93 +105,120 @@ def _ship_returns(
     return np.concatenate([rails, house])
 
 
-def _fittings(
-    rng: np.random.Generator, kind: str, length: float, beam: float, freeboard: float, base: float, heat: float
-) -> list[Part]:
+@dataclass(frozen=True)
+class _Hull:
+    """A hull to build on: its size in metres and its temperatures relative to the air."""
+
+    length: float
+    beam: float
+    freeboard: float
+    kelvin: float
+    engine_kelvin: float
+
+    def block(
+        self,
+        x: tuple[float, float],
+        y: tuple[float, float],
+        above_m: float,
+        colour: Colour,
+        warmer: float = 0.0,
+        sigma_db: float = -3.0,
+    ) -> Part:
+        """A box between the fractions ``x`` of the length and ``y`` of the beam, ``above_m`` over the freeboard."""
+        outline = rectangle(x[0] * self.length, x[1] * self.length, y[0] * self.beam, y[1] * self.beam)
+        return Part(outline, self.freeboard + above_m, colour, self.kelvin + warmer, sigma_db)
+
+
+def _middle(half: float) -> tuple[float, float]:
+    return -half, half
+
+
+def _fittings(rng: np.random.Generator, kind: str, hull: _Hull) -> list[Part]:
     """What stands on the deck."""
     if kind == "sailing boat":
-        return _sailing_rig(length, beam, freeboard, base)
+        return _sailing_rig(hull)
     if kind == "motor boat":
-        return _cabin(rng, length, beam, freeboard, base, heat)
-    aft = kind in ("cargo ship", "container ship", "tanker", "barge")
-    middle = -0.36 if aft else float(rng.choice([-0.1, 0.12])) if kind != "ferry" else 0.02
-    half = 0.36 if kind == "ferry" else 0.08 if aft else 0.14
-    house = _superstructure(length, beam, freeboard, base, heat, middle, half)
-    if not aft:
-        return house + _working_deck(rng, length, beam, freeboard, base, middle - half)
-    return _cargo_deck(rng, kind, length, beam, freeboard, base) + house
+        return _cabin(rng, hull)
+    if kind in ("cargo ship", "container ship", "tanker", "barge"):
+        return _cargo_deck(rng, kind, hull) + _superstructure(hull, -0.36, 0.08)
+    if kind == "ferry":
+        return _superstructure(hull, 0.02, 0.36)
+    middle = float(rng.choice([-0.1, 0.12]))
+    return _superstructure(hull, middle, 0.14) + _working_deck(rng, hull, middle - 0.14)
 
 
-def _sailing_rig(length: float, beam: float, freeboard: float, base: float) -> list[Part]:
+def _sailing_rig(hull: _Hull) -> list[Part]:
     """Coach roof, cockpit, boom and mast."""
-    mast = 0.08 * length
+    boom, mast = 0.12 / hull.beam, 0.2 / hull.length
     return [
-        Part(rectangle(-0.15 * length, 0.22 * length, -0.24 * beam, 0.24 * beam), freeboard + 0.4, _WHITE, base + 1.5, -5.0),
-        Part(rectangle(-0.42 * length, -0.17 * length, -0.2 * beam, 0.2 * beam), freeboard, _WOOD, base, -5.0),
-        Part(rectangle(-0.3 * length, mast, -0.12, 0.12), freeboard + 1.5, (0.2, 0.25, 0.4), base, -2.0),
-        Part(rectangle(mast - 0.2, mast + 0.2, -0.2, 0.2), freeboard + 0.7 * length, _WHITE, base, 0.0),
+        hull.block((-0.15, 0.22), _middle(0.24), 0.4, _WHITE, 1.5, -5.0),
+        hull.block((-0.42, -0.17), _middle(0.2), 0.0, _WOOD, 0.0, -5.0),
+        hull.block((-0.3, 0.08), _middle(boom), 1.5, (0.2, 0.25, 0.4), 0.0, -2.0),
+        hull.block((0.08 - mast, 0.08 + mast), _middle(0.2 / hull.beam), 0.7 * hull.length, _WHITE, 0.0, 0.0),
     ]
 
 
-def _cabin(rng: np.random.Generator, length: float, beam: float, freeboard: float, base: float, heat: float) -> list[Part]:
+def _cabin(rng: np.random.Generator, hull: _Hull) -> list[Part]:
     """Windscreen, hardtop and a cockpit over the engine."""
-    start = rng.uniform(-0.12, 0.0) * length
+    start = rng.uniform(-0.12, 0.0)
     cockpit = (0.35, 0.28, 0.22) if rng.random() < 0.5 else (0.25, 0.3, 0.4)
+    engine = hull.engine_kelvin - hull.kelvin
     return [
-        Part(rectangle(-0.45 * length, start, -0.32 * beam, 0.32 * beam), freeboard, cockpit, base, -4.0),
-        Part(rectangle(-0.45 * length, -0.33 * length, -0.2 * beam, 0.2 * beam), freeboard + 0.2, _WHITE, heat, -3.0),
-        Part(rectangle(start, start + 0.22 * length, -0.34 * beam, 0.34 * beam), freeboard + 0.9, _GLASS, base - 2, -5.0),
-        Part(rectangle(start - 0.08 * length, start + 0.14 * length, -0.3 * beam, 0.3 * beam), freeboard + 1.6, _WHITE, base + 1, -3.0),
+        hull.block((-0.45, start), _middle(0.32), 0.0, cockpit, 0.0, -4.0),
+        hull.block((-0.45, -0.33), _middle(0.2), 0.2, _WHITE, engine),
+        hull.block((start, start + 0.22), _middle(0.34), 0.9, _GLASS, -2.0, -5.0),
+        hull.block((start - 0.08, start + 0.14), _middle(0.3), 1.6, _WHITE, 1.0),
     ]
 
 
-def _superstructure(
-    length: float, beam: float, freeboard: float, base: float, heat: float, middle: float, half: float
-) -> list[Part]:
-    """Deck house, bridge with windows, funnel and mast."""
-    x1, x2 = (middle - half) * length, (middle + half) * length
-    height = freeboard + float(np.clip(0.09 * length, 1.8, 12.0))
-    funnel, size = x1 + 0.25 * (x2 - x1), max(0.35, 0.07 * beam)
+def _superstructure(hull: _Hull, middle: float, half: float) -> list[Part]:
+    """Deck house, bridge with windows, funnel."""
+    x1, x2 = middle - half, middle + half
+    tall = float(np.clip(0.09 * hull.length, 1.8, 12.0))
+    funnel, size = x1 + 0.5 * half, max(0.35, 0.07 * hull.beam)
+    funnel_x = funnel - size * 1.5 / hull.length, funnel + size * 1.5 / hull.length
+    engine = hull.engine_kelvin - hull.kelvin
     return [
-        Part(rectangle(x1, x2, -0.42 * beam, 0.42 * beam), freeboard + 0.6 * (height - freeboard), _WHITE, base + 2, -3.0),
-        Part(rectangle(x2 - 0.45 * (x2 - x1), x2, -0.4 * beam, 0.4 * beam), height * 0.95, _GLASS, base - 1, -4.0),
-        Part(rectangle(x1 + 0.1 * (x2 - x1), x2 - 0.1 * (x2 - x1), -0.34 * beam, 0.34 * beam), height, _WHITE, base + 2, -3.0),
-        Part(rectangle(funnel - size * 1.5, funnel + size * 1.5, -size, size), height * 1.15, (0.25, 0.12, 0.1), heat, 0.0),
+        hull.block((x1, x2), _middle(0.42), 0.6 * tall, _WHITE, 2.0),
+        hull.block((x2 - 0.9 * half, x2), _middle(0.4), 0.9 * tall, _GLASS, -1.0, -4.0),
+        hull.block((x1 + 0.2 * half, x2 - 0.2 * half), _middle(0.34), tall, _WHITE, 2.0),
+        hull.block(funnel_x, _middle(size / hull.beam), 1.2 * tall, (0.25, 0.12, 0.1), engine, 0.0),
     ]
 
 
-def _working_deck(
-    rng: np.random.Generator, length: float, beam: float, freeboard: float, base: float, limit: float
-) -> list[Part]:
+def _working_deck(rng: np.random.Generator, hull: _Hull, limit: float) -> list[Part]:
     """Gear on the after deck, forward of the transom."""
     parts = []
     for _ in range(int(rng.integers(1, 4))):
-        x, y = rng.uniform(-0.42, max(limit - 0.04, -0.41)) * length, rng.uniform(-0.25, 0.25) * beam
-        size = rng.uniform(0.04, 0.12) * beam + 0.3
+        x, y = rng.uniform(-0.42, max(limit - 0.04, -0.41)), rng.uniform(-0.25, 0.25)
+        size = rng.uniform(0.04, 0.12) + 0.3 / hull.beam
+        size_x = size * hull.beam / hull.length
         colour = varied(rng, COLOURS[str(rng.choice(["orange", "blue", "green", "grey"]))])
-        parts.append(Part(rectangle(x - size, x + size, y - size, y + size), freeboard + 1.0, colour, base, 0.0))
+        parts.append(hull.block((x - size_x, x + size_x), (y - size, y + size), 1.0, colour, 0.0, 0.0))
     return parts
 
 
-def _cargo_deck(
-    rng: np.random.Generator, kind: str, length: float, beam: float, freeboard: float, base: float
-) -> list[Part]:
+def _cargo_deck(rng: np.random.Generator, kind: str, hull: _Hull) -> list[Part]:
     """Hatches, container stacks or tank piping forward of the bridge."""
     if kind == "tanker":
-        pipe = Part(rectangle(-0.25 * length, 0.38 * length, -0.05 * beam, 0.05 * beam), freeboard + 1, (0.6, 0.6, 0.6), base, 2.0)
-        manifold = Part(rectangle(0.03 * length, 0.07 * length, -0.4 * beam, 0.4 * beam), freeboard + 1.2, (0.6, 0.6, 0.6), base, 2.0)
-        return [pipe, manifold]
-    parts, bays = [], max(2, int(length * 0.58 / 8))
-    edges = np.linspace(-0.25, 0.34, bays + 1) * length
+        grey = (0.6, 0.6, 0.6)
+        pipe = hull.block((-0.25, 0.38), _middle(0.05), 1.0, grey, 0.0, 2.0)
+        return [pipe, hull.block((0.03, 0.07), _middle(0.4), 1.2, grey, 0.0, 2.0)]
+    bays = np.linspace(-0.25, 0.34, max(2, int(hull.length * 0.58 / 8)) + 1)
+    if kind == "container ship":
+        return _container_stacks(rng, hull, bays)
     hatch = varied(rng, COLOURS[str(rng.choice(["grey", "red", "green", "blue"]))], 0.1)
-    for x1, x2 in zip(edges[:-1], edges[1:], strict=True):
-        if kind != "container ship":
-            gap = 0.08 * (x2 - x1)
-            parts.append(Part(rectangle(x1 + gap, x2 - gap, -0.36 * beam, 0.36 * beam), freeboard + 1, shaded(hatch, 1.0), base + 2, -2.0))
-            continue
-        rows = max(2, int(beam * 0.85 / 2.4))
-        for y1, y2 in zip(*(lambda e: (e[:-1], e[1:]))(np.linspace(-0.42, 0.42, rows + 1) * beam), strict=True):
+    gap = 0.08 * (bays[1] - bays[0])
+    return [hull.block((x + gap, x + 11 * gap), _middle(0.36), 1.0, hatch, 2.0, -2.0) for x in bays[:-1]]
+
+
+def _container_stacks(rng: np.random.Generator, hull: _Hull, bays: FloatArray) -> list[Part]:
+    """One to three containers high, in rows across the deck."""
+    parts, gap = [], 0.2 / hull.length
+    rows = np.linspace(-0.42, 0.42, max(2, int(hull.beam * 0.85 / 2.4)) + 1)
+    for k in range(len(bays) - 1):
+        for j in range(len(rows) - 1):
             colour = varied(rng, COLOURS[str(rng.choice(["red", "blue", "green", "orange", "white", "grey"]))], 0.08)
-            height = freeboard + 2.5 * int(rng.integers(1, 4))
-            parts.append(Part(rectangle(x1 + 0.2, x2 - 0.2, y1, y2), height, shaded(colour, 1.0), base + rng.normal(2, 1.5), 0.0))
+            x, y = (bays[k] + gap, bays[k + 1] - gap), (rows[j], rows[j + 1])
+            parts.append(hull.block(x, y, 2.5 * int(rng.integers(1, 4)), colour, rng.normal(2, 1.5), 0.0))
     return parts

@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from train.simulation.materials import Material
-from train.simulation.noise import rescaled, value_noise
+from train.simulation.noise import value_noise
 from train.simulation.raster import fill_strip
-from train.simulation.roads import Road, curve, paint_road
+from train.simulation.roads import Road, curve, paint_roads, strip
 from train.simulation.world import FloatArray, FloatImage, Setting
 
 
@@ -44,25 +44,19 @@ def grid_m(setting: Setting) -> tuple[FloatImage, FloatImage]:
 def build_terrain(rng: np.random.Generator, setting: Setting) -> Terrain:
     """Ground of the setting's kind, roads and piers included."""
     axis = rng.uniform(-np.pi, np.pi)
-    if setting.kind == "open water":
-        terrain = _all_water(setting, axis)
-    else:
-        terrain = _fields(rng, setting, axis)
+    water_only = setting.kind == "open water"
+    terrain = _all_water(setting, axis) if water_only else _fields(rng, setting, axis)
     if setting.kind == "harbour":
         _add_coast(rng, setting, terrain)
     elif setting.kind == "river":
         _add_river(rng, setting, terrain)
     terrain.roads = _plan_roads(rng, setting, terrain)
+    verge = Material.SOIL if setting.kind in ("rural", "river") else Material.CONCRETE
+    paint_roads(terrain.material, terrain.roads, setting.gsd_m, verge)
     for road in terrain.roads:
-        paint_road(terrain.material, road, setting.gsd_m, setting.kind in ("rural", "river"))
-        fill_strip(terrain.height_m, _outline(road) / setting.gsd_m, 0.0)
+        outer = road.half_width_m + 1.5
+        fill_strip(terrain.height_m, strip(road.points_m, -outer, outer) / setting.gsd_m, 0.0)
     return terrain
-
-
-def _outline(road: Road) -> FloatArray:
-    from train.simulation.roads import strip
-
-    return strip(road.points_m, -road.half_width_m - 1.5, road.half_width_m + 1.5)
 
 
 def _all_water(setting: Setting, axis_rad: float) -> Terrain:
@@ -83,7 +77,9 @@ def _fields(rng: np.random.Generator, setting: Setting, axis_rad: float) -> Terr
     j = np.floor(v / np.float32(length_v) + np.float32(0.37) * i).astype(np.int32)
     cell = (i * 73 + j * 151) & 63
     weights = [0.18, 0.5, 0.02, 0.3] if built_up else [0.2, 0.4, 0.4, 0.0]
-    kinds = rng.choice([Material.SOIL, Material.GRASS, Material.CROP, Material.CONCRETE], 64, p=weights).astype(np.uint8)
+    kinds = rng.choice([Material.SOIL, Material.GRASS, Material.CROP, Material.CONCRETE], 64, p=weights).astype(
+        np.uint8
+    )
     material, tone = kinds[cell], rng.normal(0, 0.45, 64).astype(np.float32)[cell]
     tone += value_noise(rng, shape, 25 / gsd, 3) * np.float32(0.3)
     period, along = rng.uniform(1.5, 5.0), np.where((cell & 1) == 0, u, v)
@@ -97,9 +93,7 @@ def _fields(rng: np.random.Generator, setting: Setting, axis_rad: float) -> Terr
     return terrain
 
 
-def _add_canopy(
-    rng: np.random.Generator, setting: Setting, terrain: Terrain, where: npt.NDArray[np.bool_]
-) -> None:
+def _add_canopy(rng: np.random.Generator, setting: Setting, terrain: Terrain, where: npt.NDArray[np.bool_]) -> None:
     """Turn a region into wood with bumpy crowns of 4 to 12 m."""
     if not where.any():
         return
@@ -135,7 +129,9 @@ def _add_coast(rng: np.random.Generator, setting: Setting, terrain: Terrain) -> 
         if rng.random() < 0.25:
             continue
         root = centre + tangent * (position + rng.uniform(-8, 8)) - normal * 6
-        _add_pier(setting, terrain, root, seaward + rng.normal(0, 0.03), rng.uniform(30, 0.55 * reach + 40), rng.uniform(3, 9))
+        _add_pier(
+            setting, terrain, root, seaward + rng.normal(0, 0.03), rng.uniform(30, 0.55 * reach + 40), rng.uniform(3, 9)
+        )
 
 
 def _flood(terrain: Terrain, where: npt.NDArray[np.bool_]) -> None:
@@ -165,7 +161,9 @@ def _add_river(rng: np.random.Generator, setting: Setting, terrain: Terrain) -> 
     forward = np.array([np.cos(terrain.axis_rad), np.sin(terrain.axis_rad)])
     s = (x - np.float32(centre[0])) * np.float32(forward[0]) + (y - np.float32(centre[1])) * np.float32(forward[1])
     t = -(x - np.float32(centre[0])) * np.float32(forward[1]) + (y - np.float32(centre[1])) * np.float32(forward[0])
-    bend = np.float32(rng.uniform(5, 25)) * np.sin(s * np.float32(2 * np.pi / rng.uniform(150, 320)) + np.float32(rng.uniform(0, 6)))
+    bend = np.float32(rng.uniform(5, 25)) * np.sin(
+        s * np.float32(2 * np.pi / rng.uniform(150, 320)) + np.float32(rng.uniform(0, 6))
+    )
     ragged = value_noise(rng, setting.shape, 30 / setting.gsd_m, 4) * np.float32(1.5)
     bank = np.abs(t + bend) + ragged - np.float32(rng.uniform(22, 48))
     terrain.material[bank < rng.uniform(2, 6)] = Material.SAND if rng.random() < 0.5 else Material.GRASS
@@ -193,9 +191,14 @@ def _plan_roads(rng: np.random.Generator, setting: Setting, terrain: Terrain) ->
         return [road(rng.uniform(-60, 60), axis + rng.uniform(0.9, 2.2), 8), main]
     if setting.kind == "rural":
         first = road(rng.uniform(-40, 40), axis + rng.normal(0, 0.1), rng.uniform(3, 18))
-        return [first, road(rng.uniform(-50, 50), axis + rng.uniform(1.0, 2.1), rng.uniform(0, 10))][: int(rng.integers(1, 3))]
+        return [first, road(rng.uniform(-50, 50), axis + rng.uniform(1.0, 2.1), rng.uniform(0, 10))][
+            : int(rng.integers(1, 3))
+        ]
     if setting.kind == "river":
-        return [road(rng.uniform(-50, 50), axis + np.pi / 2 + rng.normal(0, 0.15), 0), road(rng.choice([-75, 75]), axis, 4)]
+        return [
+            road(rng.uniform(-50, 50), axis + np.pi / 2 + rng.normal(0, 0.15), 0),
+            road(rng.choice([-75, 75]), axis, 4),
+        ]
     if setting.kind == "harbour":
         inland = rng.uniform(0.32, 0.45) * min(height, width)
         return [road(inland, axis + np.pi / 2, 0, int(rng.integers(1, 3)))]
