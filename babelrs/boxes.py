@@ -18,7 +18,13 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from babelrs import _native
+try:
+    from babelrs import _native
+except ImportError as error:
+    raise ImportError(
+        f"babelrs._native, the compiled extension, cannot be loaded beside {__file__}: {error}. In a checkout, install "
+        "it with `pip install --editable .`, because Python finds this source folder before an installed package."
+    ) from error
 
 Boxes = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.float64]
@@ -58,8 +64,8 @@ def from_opencv(boxes: npt.ArrayLike) -> Boxes:
 
     Args:
         boxes: ``(N, 5)`` ``cx, cy, width, height, angle`` with the angle in degrees, clockwise on screen, from the
-            x axis to the side of length ``width``. ``cv2.minAreaRect`` gives ``(0, 90]`` from OpenCV 4.5.1 on and
-            ``[-90, 0)`` before that and in 5.0: the meaning is the same, so any angle is taken.
+            x axis to the side of length ``width``. ``cv2.minAreaRect`` gives ``(0, 90]`` from OpenCV 4.5.1 on, but
+            ``[-90, 0)`` before that and again in 4.14 and 5.0: the meaning is the same, so any angle is taken.
     """
     turned = _checked("boxes", boxes)
     turned[:, 4] = np.deg2rad(np.fmod(turned[:, 4], 360.0))
@@ -69,8 +75,8 @@ def from_opencv(boxes: npt.ArrayLike) -> Boxes:
 def to_opencv(boxes: npt.ArrayLike) -> Boxes:
     """OpenCV's rotated rectangles ``cx, cy, width, height, angle_degrees``, as ``(N, 5)`` float32.
 
-    The angle lies in ``(0, 90]`` as ``cv2.minAreaRect`` gives it from 4.5.1 on; an axis-aligned box has 90, so its
-    ``width`` is the vertical side. ``cv2.boxPoints`` of every version draws the same rectangle.
+    The angle lies in ``(0, 90]``, the convention of 4.5.1; an axis-aligned box has 90, so its ``width`` is the vertical
+    side. ``cv2.boxPoints`` of every version draws the same rectangle.
     """
     result = _checked("boxes", to_le90(boxes))
     degrees = np.rad2deg(result[:, 4])  # in [-90, 90)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -45,3 +46,11 @@ def test_the_source_folder_does_not_hide_the_compiled_extension(repository: Path
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=repository)
     source, native = done.stdout.split()
     assert Path(source).parent == repository / "babelrs" and native.endswith(".so")
+
+
+def test_sources_without_the_extension_say_how_to_install_it(repository: Path, tmp_path: Path) -> None:
+    shutil.copytree(repository / "babelrs", tmp_path / "babelrs", ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+    isolated = f"import sys; sys.meta_path[:] = sys.meta_path[-3:]; sys.path.insert(0, {str(tmp_path)!r})"
+    command = [sys.executable, "-c", f"{isolated}\nimport babelrs.boxes"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 1 and "pip install --editable ." in done.stderr
