@@ -84,30 +84,33 @@ def annotate(result: FrameResult) -> Image:
     colours = [PALETTE[label % len(PALETTE)] for label in found.labels]
     for polygon, colour in zip(corners, colours, strict=True):
         points = np.rint(np.clip(polygon, -32_000, 32_000) * 8).astype(np.int32)  # fixed point, 3 bits
-        cv2.polylines(canvas, [points], True, (0, 0, 0), 3, cv2.LINE_AA, 3)
-        cv2.polylines(canvas, [points], True, colour, 1, cv2.LINE_AA, 3)
-    taken: list[Rect] = []
+        cv2.polylines(canvas, [points], True, (0, 0, 0), 4, cv2.LINE_AA, 3)
+        cv2.polylines(canvas, [points], True, colour, 2, cv2.LINE_AA, 3)
+    taken = np.concatenate([corners.min(axis=1), corners.max(axis=1)], axis=1)  # (N, 4) x0, y0, x1, y1
     for polygon, colour, label, score in zip(corners, colours, found.labels, found.scores, strict=True):
-        _write_label(canvas, f"{found.classes[label]} {score:.2f}", polygon, colour, taken)
+        plate = _write_label(canvas, f"{found.classes[label]} {score:.2f}", polygon, colour, taken)
+        taken = np.concatenate([taken, [plate, plate]])  # covering a label is worse than covering a box
     drawn: Image = canvas
     return drawn
 
 
 def _write_label(
-    canvas: Image, text: str, polygon: npt.NDArray[np.float64], colour: tuple[int, int, int], taken: list[Rect]
-) -> None:
-    """Write ``text`` on a plate beside a box, where no other label is if there is such a place."""
+    canvas: Image,
+    text: str,
+    polygon: npt.NDArray[np.float64],
+    colour: tuple[int, int, int],
+    taken: npt.NDArray[np.float64],
+) -> Rect:
+    """Write ``text`` on a plate beside a box, where it covers least of the rectangles ``taken``."""
     cv2 = quiet_opencv()
     (text_width, text_height), baseline = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, _FONT_SCALE, 1)
-    plate = (text_width + 2 * _PAD_PX, text_height + baseline + 2 * _PAD_PX)
-    places = [_inside(place, plate, canvas) for place in _places(polygon, plate)]
-    x, y = next(
-        (place for place in places if not any(_overlaps((*place, *plate), other) for other in taken)), places[0]
-    )
-    taken.append((x, y, *plate))
-    cv2.rectangle(canvas, (x, y), (x + plate[0] - 1, y + plate[1] - 1), colour, cv2.FILLED)
+    width, height = text_width + 2 * _PAD_PX, text_height + baseline + 2 * _PAD_PX
+    places = [_inside(place, (width, height), canvas) for place in _places(polygon, (width, height))]
+    x, y = min(places, key=lambda place: _covered((*place, place[0] + width, place[1] + height), taken))
+    cv2.rectangle(canvas, (x, y), (x + width - 1, y + height - 1), colour, cv2.FILLED)
     at = (x + _PAD_PX, y + _PAD_PX + text_height)
     cv2.putText(canvas, text, at, cv2.FONT_HERSHEY_SIMPLEX, _FONT_SCALE, (0, 0, 0), 1, cv2.LINE_AA)
+    return x, y, x + width, y + height
 
 
 def _places(polygon: npt.NDArray[np.float64], plate: tuple[int, int]) -> list[tuple[float, float]]:
@@ -131,5 +134,7 @@ def _inside(place: tuple[float, float], plate: tuple[int, int], canvas: Image) -
     return int(x), int(y)
 
 
-def _overlaps(a: Rect, b: Rect) -> bool:
-    return a[0] < b[0] + b[2] and b[0] < a[0] + a[2] and a[1] < b[1] + b[3] and b[1] < a[1] + a[3]
+def _covered(plate: Rect, taken: npt.NDArray[np.float64]) -> float:
+    """Area, px^2, that ``plate`` shares with the rectangles ``taken`` ``(N, 4)``."""
+    sides = np.minimum(plate[2:], taken[:, 2:]) - np.maximum(plate[:2], taken[:, :2])
+    return float(np.prod(np.maximum(sides, 0.0), axis=1).sum())
