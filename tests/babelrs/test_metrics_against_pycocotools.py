@@ -23,7 +23,7 @@ from babelrs.sensors import Sensor
 CLASSES = ("ship", "plane", "tank", "never seen")
 
 
-class PlainIouEvaluation(COCOeval):  # type: ignore[misc]
+class PlainIouEvaluation(COCOeval):
     """COCO's evaluation with the plain IoU for ignored objects too, as ``babelrs.metrics`` documents it."""
 
     def computeIoU(self, imgId: int, catId: int) -> Any:
