@@ -289,16 +289,25 @@ def _is_gray(data: Counts) -> bool:
 def _valid(bands: Counts, frame: Frame, profile: RadiometryProfile) -> npt.NDArray[np.bool_]:
     valid = np.ones(bands.shape[:2], np.bool_)
     if bands.dtype.kind == "f":
-        valid &= np.isfinite(bands).all(axis=2)
+        valid &= _every_band(np.isfinite(bands))
     nodata = profile.nodata if frame.nodata is None else frame.nodata
     if nodata is not None and np.isfinite(nodata):
-        wanted = np.float32(nodata) if bands.dtype == np.float32 else nodata
-        valid &= ~(bands == wanted).all(axis=2)
+        with np.errstate(over="ignore"):
+            wanted = np.float32(nodata) if bands.dtype == np.float32 else nodata
+        valid &= ~_every_band(bands == wanted)
     if frame.has_alpha and frame.pixels.ndim == 3:
         valid &= frame.pixels[..., -1] > 0
     if _stretch(frame, profile).transform != "none":
-        valid &= (bands > 0).all(axis=2)
+        valid &= _every_band(bands > 0)
     return valid
+
+
+def _every_band(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """``mask.all(axis=2)``, several times faster for a few bands."""
+    every = mask[..., 0]
+    for band in range(1, mask.shape[2]):
+        every = every & mask[..., band]
+    return every
 
 
 def _physical(counts: Counts, stretch: Stretch) -> npt.NDArray[np.float64]:

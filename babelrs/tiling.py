@@ -95,13 +95,14 @@ def merge_tiles(
 ) -> Detections:
     """One image's detections from those of its tiles.
 
-    A tile keeps the detections whose centre lies in its core grown by ``margin_px`` (at the image's border: all).
+    A tile keeps the detections whose centre lies in its core grown by ``margin_px``, but no more than half way to its
+    edge (at the image's border: all).
     With several tiles, doubles along the seams go by class-aware rotated non-maximum suppression.
 
     Args:
         parts: Each tile with its detections in pixels of the tile.
         iou_threshold: Rotated IoU above which the lower-scored of two boxes of a class goes.
-        margin_px: Growth of the core, pixels.
+        margin_px: Largest growth of the core, pixels.
 
     Raises:
         ValueError: ``parts`` is empty or mixes class lists or sensors.
@@ -118,9 +119,16 @@ def merge_tiles(
 
 def _owned(tile: Tile, found: Detections, right: int, bottom: int, margin_px: float) -> Detections:
     shifted = found.shifted(tile.x, tile.y)
-    x0, y0, x1, y1 = tile.core
-    low = np.array([x0 - margin_px if x0 > 0 else -np.inf, y0 - margin_px if y0 > 0 else -np.inf])
-    high = np.array([x1 + margin_px if x1 < right else np.inf, y1 + margin_px if y1 < bottom else np.inf])
+    core, seen = tile.core, (tile.x, tile.y, tile.x + tile.width, tile.y + tile.height)
+    # At most half way to the tile's edge, where objects are cut.
+    left, top, right_side, bottom_side = (min(margin_px, abs(c - s) / 2) for c, s in zip(core, seen, strict=True))
+    low = np.array([core[0] - left if core[0] > 0 else -np.inf, core[1] - top if core[1] > 0 else -np.inf])
+    high = np.array(
+        [
+            core[2] + right_side if core[2] < right else np.inf,
+            core[3] + bottom_side if core[3] < bottom else np.inf,
+        ]
+    )
     centres = shifted.boxes[:, :2]
     inside = (centres >= low) & (centres < high)
     return shifted.select(inside[:, 0] & inside[:, 1])
