@@ -54,8 +54,8 @@ def _detector(rng: np.random.Generator, kelvin: FloatImage) -> np.ndarray[tuple[
     tilt = rng.normal(0, 0.3, 2).astype(np.float32)
     vignette = np.float32(-rng.uniform(0.2, 1.8)) * (x**2 + y**2) / 2 + tilt[0] * x + tilt[1] * y
     pattern = netd_kelvin * rng.uniform(0.4, 1.6)
-    columns = rng.standard_normal(width, dtype=np.float32) * np.float32(pattern)
-    columns = columns * np.float32(0.7) + np.asarray(cv2.blur(columns[None], (5, 1)))[0]
+    columns = rng.standard_normal((1, width), dtype=np.float32) * np.float32(pattern)
+    columns = columns * np.float32(0.7) + np.asarray(cv2.blur(columns, (5, 1)), np.float32)
     noise = rng.standard_normal(kelvin.shape, dtype=np.float32) * np.float32(netd_kelvin)
-    counts = (kelvin + vignette + columns[None] + noise) * np.float32(gain) + np.float32(offset)
+    counts = (kelvin + vignette + columns + noise) * np.float32(gain) + np.float32(offset)
     return np.clip(np.round(counts), 0, MAX_COUNT).astype(np.uint16)

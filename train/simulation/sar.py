@@ -108,7 +108,7 @@ def _lit(height: FloatImage, radar: Radar, gsd_m: float) -> FloatImage:
     column = np.arange(height.shape[1], dtype=np.float32)
     reach = column + height * np.float32(np.tan(radar.incidence_rad) / gsd_m)
     farthest = np.maximum.accumulate(reach, axis=1)
-    return 1 - np.clip(farthest - reach - np.float32(0.5), 0, 1)
+    return 1 - np.clip(farthest - reach, 0, 1)
 
 
 def _project(
@@ -125,7 +125,8 @@ def _project(
     lean = np.float32(1 / (np.tan(radar.incidence_rad) * gsd_m))
     step = np.diff(height, axis=1, prepend=height[:, :1])
     aspect = _aspect(height)
-    base = np.arange(columns, dtype=np.float32)[None] - height * lean
+    depth = np.where(hard, 1, rng.uniform(0.3, 1, height.shape)).astype(np.float32)  # echoes from inside a canopy
+    base = np.arange(columns, dtype=np.float32)[None] - height * depth * lean
     power = _splat(base, sigma * lit, (rows, columns))
     where = (step > _EDGE_STEP_M) & (lit > 0.3) & hard
     y, x = np.nonzero(where)
