@@ -229,22 +229,25 @@ def _parse_entry(name: str, entry: Any, files: Any, faults: list[str]) -> Sensor
     if name not in {item.value for item in Sensor} or not isinstance(entry, dict):
         faults.append(f"sensors.{name}: not a sensor with an object of fields")
         return None
-    found = _faults(entry, _SENSOR_FIELDS, prefix)
+    found = _faults(entry, _SENSOR_FIELDS, prefix) or _contradictions(Sensor(name), entry, files, prefix)
+    profile = None
     if not found:
-        found += [
-            f"{prefix}{key}: {entry[key]!r} is not in files"
-            for key in ("graph", "selftest")
-            if entry[key] not in (files or {})
-        ]
-        if entry["channels"] != Sensor(name).num_channels:
-            found.append(f"{prefix}channels: {entry['channels']}, where {name} has {Sensor(name).num_channels}")
-    try:
-        profile = RadiometryProfile.from_dict(entry["profile"]) if not found else None
-    except BabelRSError as error:
-        found.append(f"{prefix}profile: {error}")
+        try:
+            profile = RadiometryProfile.from_dict(entry["profile"])
+        except BabelRSError as error:
+            found.append(f"{prefix}profile: {error}")
     if profile is not None and profile.sensor != name:
         found.append(f"{prefix}profile: it is for sensor {profile.sensor}")
     faults.extend(found)
     if found or profile is None:
         return None
     return SensorEntry(**{**entry, "classes": tuple(entry["classes"]), "profile": profile})
+
+
+def _contradictions(sensor: Sensor, entry: Mapping[str, Any], files: Any, prefix: str) -> list[str]:
+    listed = files if isinstance(files, dict) else {}
+    names = ("graph", "selftest")
+    found = [f"{prefix}{key}: {entry[key]!r} is not in files" for key in names if entry[key] not in listed]
+    if entry["channels"] != sensor.num_channels:
+        found.append(f"{prefix}channels: {entry['channels']}, where {sensor} has {sensor.num_channels}")
+    return found
