@@ -1,0 +1,159 @@
+"""What is on disk is valid at any moment and shows what was found."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from babelrs.boxes import to_corners
+from babelrs.detections import Detections
+from babelrs.errors import BabelRSError
+from babelrs.sensors import Sensor
+from runtime.pipeline import FrameResult
+from runtime.sinks import coco
+from runtime.sinks.coco import CocoSink
+from runtime.sinks.dota import DotaSink
+from runtime.sinks.image import PALETTE, ImageSink, annotate, display_scale
+from runtime.sinks.jsonl import JsonLinesSink
+
+
+def result(
+    boxes: list[list[float]], frame: int = 0, size: tuple[int, int] = (120, 160), sensor: Sensor = Sensor.IR
+) -> FrameResult:
+    count = len(boxes)
+    detections = Detections(
+        np.array(boxes, np.float32).reshape(-1, 5),
+        np.linspace(0.9, 0.5, count, dtype=np.float32),
+        np.arange(count, dtype=np.int32) % 2,
+        ("ship", "small vehicle"),
+        sensor,
+    )
+    image: npt.NDArray[np.uint8] = np.full((*size, sensor.num_channels), 90, np.uint8)
+    times = dict.fromkeys(("read", "preprocess", "infer", "postprocess"), 1.0)
+    return FrameResult(
+        f"in/{frame}.tif", str(frame), frame, "2026-01-01T00:00:00.000+00:00", detections, image, "toy", "fp32", times
+    )
+
+
+BOXES = [[60.0, 50.0, 40.0, 12.0, 0.5], [110.0, 90.0, 20.0, 10.0, -1.2]]
+
+
+def test_every_line_is_on_disk_when_its_frame_is_done(tmp_path: Path) -> None:
+    sink = JsonLinesSink(tmp_path / "d.jsonl")
+    for number in range(3):
+        sink.write(result(BOXES, number))
+        lines = [json.loads(line) for line in (tmp_path / "d.jsonl").read_text().splitlines()]
+        assert [line["frame"] for line in lines] == list(range(number + 1))
+    sink.close()
+
+
+def test_an_older_file_of_lines_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "d.jsonl").write_text("old\n" * 100)
+    sink = JsonLinesSink(tmp_path / "d.jsonl")
+    sink.write(result([]))
+    sink.close()
+    (line,) = (tmp_path / "d.jsonl").read_text().splitlines()
+    assert json.loads(line)["detections"] == []
+
+
+def test_the_coco_file_is_valid_at_any_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(coco, "INTERVAL_S", -1.0)
+    path = tmp_path / "d.coco.json"
+    sink = CocoSink(path)
+    assert json.loads(path.read_text()) == []
+    for number in range(3):
+        sink.write(result(BOXES, number))
+        assert len(json.loads(path.read_text())) == 2 * (number + 1)
+    sink.close()
+    assert [path.name for path in tmp_path.iterdir()] == ["d.coco.json"], "a partial file was left"
+
+
+def test_the_coco_file_is_not_rewritten_for_every_frame(tmp_path: Path) -> None:
+    sink = CocoSink(tmp_path / "d.coco.json")
+    sink.write(result(BOXES))
+    assert json.loads((tmp_path / "d.coco.json").read_text()) == []
+    sink.close()
+    assert len(json.loads((tmp_path / "d.coco.json").read_text())) == 2
+
+
+def test_pycocotools_loads_the_coco_file(tmp_path: Path) -> None:
+    pycoco = pytest.importorskip("pycocotools.coco", reason="the oracle is a ground dependency")
+    sink = CocoSink(tmp_path / "d.coco.json")
+    sink.write(result(BOXES))
+    sink.close()
+    truth = pycoco.COCO()
+    truth.dataset = {"images": [{"id": 1}], "categories": [{"id": 1}, {"id": 2}], "annotations": [], "info": {}}
+    truth.createIndex()
+    loaded = truth.loadRes(str(tmp_path / "d.coco.json"))
+    assert len(loaded.getAnnIds(imgIds=[1])) == 2
+
+
+def test_an_image_without_detections_has_an_empty_dota_file(tmp_path: Path) -> None:
+    sink = DotaSink(tmp_path / "dota")
+    sink.write(result([], 7))
+    assert (tmp_path / "dota" / "7.txt").read_text() == ""
+
+
+def test_a_dota_line_has_ten_words_whatever_the_class_is_called(tmp_path: Path) -> None:
+    DotaSink(tmp_path).write(result(BOXES))
+    lines = [line.split() for line in (tmp_path / "0.txt").read_text().splitlines()]
+    assert [len(line) for line in lines] == [10, 10] and [line[8] for line in lines] == ["ship", "small-vehicle"]
+    assert [float(value) for value in lines[0][:8]] == pytest.approx(
+        to_corners(np.array(BOXES[:1], np.float32)).reshape(-1), abs=0.006
+    )
+
+
+@pytest.mark.parametrize("sensor", list(Sensor))
+def test_an_annotated_image_differs_where_the_boxes_are_and_only_near_them(sensor: Sensor) -> None:
+    shown, plain = annotate(result(BOXES, sensor=sensor)), annotate(result([], sensor=sensor))
+    scale = display_scale(160, 120)
+    assert shown.shape == plain.shape == (120 * scale, 160 * scale, 3)
+    changed = (shown != plain).any(axis=2)
+    for corners in to_corners(np.array(BOXES, np.float32)) * scale:
+        for start, end in zip(corners, np.roll(corners, -1, axis=0), strict=True):
+            x, y = np.rint(start + (end - start) * 0.5).astype(int)
+            assert changed[y - 1 : y + 2, x - 1 : x + 2].all()
+    assert not changed[: 20 * scale, : 20 * scale].any() and not changed[-10 * scale :, : 60 * scale].any()
+    assert (shown == np.array(PALETTE[0])).all(axis=2).any() and (shown == np.array(PALETTE[1])).all(axis=2).any()
+
+
+def test_labels_of_crowded_boxes_do_not_cover_each_other() -> None:
+    boxes = [[80.0, 60.0 + 3 * n, 30.0, 2.0, 0.0] for n in range(-3, 4)]
+    shown = annotate(result(boxes))
+    plates = sum(int((shown == np.array(colour)).all(axis=2).sum()) for colour in PALETTE[:2])
+    single = annotate(result(boxes[:1]))
+    assert plates > 4 * int((single == np.array(PALETTE[0])).all(axis=2).sum())
+
+
+def test_boxes_far_outside_the_image_are_drawn_without_harm() -> None:
+    annotate(result([[-500.0, 60.0, 30.0, 10.0, 0.3], [1e6, 1e6, 1e6, 10.0, 0.3]]))
+
+
+def test_annotated_files_decode_to_the_displayed_size(tmp_path: Path) -> None:
+    sink = ImageSink(tmp_path / "images")
+    sink.write(result(BOXES, 3))
+    sink.close()
+    assert cv2.imread(str(tmp_path / "images" / "3.jpg")).shape == (480, 640, 3)
+
+
+@pytest.mark.parametrize(
+    ("size", "scale"), [((10, 10), 4), ((640, 512), 2), ((800, 999), 2), ((1000, 10), 1), ((9000, 9000), 1)]
+)
+def test_small_images_are_enlarged_by_a_whole_factor(size: tuple[int, int], scale: int) -> None:
+    assert display_scale(*size) == scale
+
+
+def test_a_folder_that_cannot_be_made_is_an_error_of_the_user(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for make in (DotaSink, ImageSink):
+        with pytest.raises(BabelRSError, match="cannot be written"):
+            make(tmp_path / "file" / "x")
+    sink = DotaSink(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(BabelRSError, match=r"0\.txt: cannot be written"):
+        sink.write(result([]))
