@@ -89,8 +89,8 @@ def assign(
     metric = scores[:, targets.labels].T.pow(config.score_exponent) * overlaps.pow(config.overlap_exponent)
     metric = torch.where(candidates, metric + 1e-9, torch.zeros_like(metric))  # (M, A)
     count = min(config.points_per_object, metric.shape[1])
-    threshold = metric.topk(count, dim=1).values[:, -1:]
-    metric = torch.where(metric >= threshold.clamp(min=1e-12), metric, torch.zeros_like(metric))
+    top = metric.topk(count, dim=1)
+    metric = torch.zeros_like(metric).scatter(1, top.indices, top.values)  # by index: ties must not exceed the count
     best, owner = (metric * (1 + overlaps)).max(0)  # a point wanted by several objects learns the best fitting one
     chosen = (best > 0).nonzero().squeeze(1)
     objects = owner[chosen]
