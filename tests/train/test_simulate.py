@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -42,7 +43,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def descriptions(dataset: Path) -> list[dict]:
+def descriptions(dataset: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (dataset / "descriptions.jsonl").read_text().splitlines()]
 
 
@@ -198,3 +199,13 @@ def test_geotiffs_without_rasterio_are_refused(
     monkeypatch.setitem(sys.modules, "rasterio", None)
     assert run(tmp_path / "out", "--train-scenes", "1", "--geotiff") == 2
     assert "babelrs[geo]" in capsys.readouterr().err
+
+
+def test_a_run_that_broke_off_can_be_overwritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "out"
+    with monkeypatch.context() as patched:
+        patched.setattr("train.simulation.scenes.annotate", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            run(out, "--train-scenes", "1", "--size", "64")
+    assert not (out / "descriptions.jsonl").exists()
+    assert run(out, "--train-scenes", "1", "--eval-scenes", "0", "--size", "64", "--overwrite") == 0

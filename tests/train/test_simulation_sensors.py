@@ -10,7 +10,7 @@ import pytest
 
 from train.simulation import sar, shapes
 from train.simulation.infrared import MAX_COUNT, apparent_temperature, render_infrared
-from train.simulation.materials import Material
+from train.simulation.materials import SIGMA_DB, Material
 from train.simulation.rgb import render_rgb
 from train.simulation.scenes import Plan, make_world
 from train.simulation.surface import cast_shadow
@@ -32,7 +32,7 @@ def test_speckle_has_the_moments_of_a_gamma_law(looks: float, monkeypatch: pytes
     mean, deviation = power.mean(), power.std()
     assert mean**2 / deviation**2 == pytest.approx(looks, rel=0.03)  # equivalent number of looks
     assert ((power - mean) ** 3).mean() / deviation**3 == pytest.approx(2 / np.sqrt(looks), rel=0.08)
-    assert power.mean() == pytest.approx(10 ** (sar.SIGMA_DB[Material.GRASS] / 10), rel=1.0)
+    assert power.mean() == pytest.approx(10 ** (SIGMA_DB[Material.GRASS] / 10), rel=1.0)
 
 
 def test_speckle_is_independent_from_pixel_to_pixel() -> None:
@@ -56,6 +56,19 @@ def test_radar_shadow_and_layover_have_the_lengths_of_their_geometry() -> None:
     power = sar._project(np.random.default_rng(0), ground, height, lit, hard, radar, 0.5)
     assert np.nonzero(power[32] > 0.5)[0].min() == pytest.approx(100 - 8.0 / 0.5, abs=1.0)  # h / tan(incidence) / gsd
     assert power[32].sum() > ground[32].sum()  # the wall adds to the roof
+
+
+def test_a_tree_dims_the_ground_behind_it_and_a_wall_hides_it() -> None:
+    radar = sar.Radar(0, np.deg2rad(45), 4.0, -30.0)
+    height = np.zeros((8, 100), np.float32)
+    height[:, 40:50] = 8.0
+    behind = {}
+    for name, solid in (("tree", False), ("wall", True)):
+        hard = np.ones(height.shape, bool)
+        hard[:, 40:50] = solid
+        behind[name] = sar._lit_through_canopy(height, hard, radar, 1.0)[4, 53]
+    assert behind["wall"] == 0
+    assert 0.1 < behind["tree"] < 0.5
 
 
 @pytest.mark.parametrize(("turns", "direction"), [(0, (1, 0)), (1, (0, -1)), (2, (-1, 0)), (3, (0, 1))])

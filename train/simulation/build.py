@@ -12,7 +12,7 @@ from train.simulation.terrain import build_terrain
 from train.simulation.world import Ground, Setting, World
 
 _KINDS = ("harbour", "open water", "river", "urban", "rural", "highway")
-_KIND_SHARES = (0.26, 0.2, 0.1, 0.2, 0.12, 0.12)
+_KIND_SHARES = (0.24, 0.16, 0.1, 0.24, 0.12, 0.14)
 
 
 def draw_setting(rng: np.random.Generator, shape: tuple[int, int], gsd_m: float | None, night: bool) -> Setting:
@@ -63,8 +63,10 @@ def build_world(rng: np.random.Generator, setting: Setting) -> World:
 def _populate_water(site: Site, area: float) -> None:
     """Ships, and what could be taken for one."""
     rng, night = site.rng, site.setting.night
+    share = 1.0 if site.setting.kind == "open water" else rng.uniform(0.5, 0.9)
+    site.allow(share * rng.uniform(0.3, 0.8))
     shipping.moor_ships(site)
-    share = 1.0 if site.setting.kind == "open water" else 0.5
+    site.allow(share)
     shipping.scatter_ships(site, int(2 + share * site.setting.num_objects * 3))
 
     def few(mean: float) -> int:
@@ -87,14 +89,15 @@ def _populate_land(site: Site, area: float) -> None:
     def few(mean: float) -> int:
         return int(rng.poisson(mean * area))
 
-    traffic_first = rng.random() < 0.6
-    if traffic_first:
+    if rng.random() < 0.6:
+        site.allow(rng.uniform(0.3, 1.0))
         traffic.fill_roads(site)
     if kind in ("urban", "harbour", "highway"):
+        site.allow(rng.uniform(0.4, 1.0))
         for _ in range(few(14 if kind == "urban" else 7)):
             traffic.add_car_park(site)
-    if not traffic_first:
-        traffic.fill_roads(site)
+    site.allow(1.0)
+    traffic.fill_roads(site)
     clutter.add_buildings(site, few({"urban": 160, "harbour": 30, "rural": 8, "river": 20, "highway": 12}[kind]))
     for _ in range(few(3.0 if kind == "harbour" else 1.0 if kind in ("urban", "highway") else 0.2)):
         clutter.add_container_yard(site)

@@ -20,6 +20,8 @@ from train.simulation.surface import height_map, water_waves
 from train.simulation.world import FloatArray, FloatImage, Solid, View, World
 
 _EDGE_STEP_M = 0.7
+#: Share of the power that passes a tree crown.
+_CANOPY_GAP = 0.3
 
 
 @dataclass(frozen=True)
@@ -69,8 +71,8 @@ def render_sar(rng: np.random.Generator, world: World, looks: float) -> View:
     sigma = np.power(10, _backscatter_db(rng, world, flat) / 10, dtype=np.float32)
     turn = -radar.quarter_turns
     height, sigma = np.rot90(height, turn), np.rot90(sigma, turn)
-    lit = _lit(height, radar, gsd)
     hard = np.rot90(world.ground.material != Material.FOREST, turn)
+    lit = _lit_through_canopy(height, hard, radar, gsd)
     power = _project(rng, sigma, height, lit, hard, radar, gsd)
     power = np.ascontiguousarray(np.rot90(power, -turn))
     lit = np.ascontiguousarray(np.rot90(lit, -turn))
@@ -109,6 +111,13 @@ def _lit(height: FloatImage, radar: Radar, gsd_m: float) -> FloatImage:
     reach = column + height * np.float32(np.tan(radar.incidence_rad) / gsd_m)
     farthest = np.maximum.accumulate(reach, axis=1)
     return 1 - np.clip(farthest - reach, 0, 1)
+
+
+def _lit_through_canopy(height: FloatImage, hard: npt.NDArray[np.bool_], radar: Radar, gsd_m: float) -> FloatImage:
+    """As :func:`_lit`, but tree crowns let part of the power through; ``(H, W)`` in 0 to 1."""
+    behind_trees = _lit(height, radar, gsd_m)
+    behind_walls = _lit(np.where(hard, height, 0), radar, gsd_m)
+    return behind_walls * (np.float32(_CANOPY_GAP) + np.float32(1 - _CANOPY_GAP) * behind_trees)
 
 
 def _project(

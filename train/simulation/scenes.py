@@ -109,6 +109,7 @@ def write_one(job: tuple[Plan, str, int]) -> SceneRecord:
 def simulate(plan: Plan) -> Iterator[SceneRecord]:
     """Write the whole data set, yielding each scene's record in order as it is done; all files are there at the end."""
     layout.make_folders(plan.out, plan.sensors)
+    _write_record(plan)
     counts = zip(layout.SPLITS, (plan.train_scenes, plan.eval_scenes), strict=True)
     jobs = [(plan, split, scene) for split, count in counts for scene in range(count)]
     records = []
@@ -128,13 +129,17 @@ def _mapped(jobs: Sequence[tuple[Plan, str, int]], workers: int) -> Iterator[Sce
 
 
 def _write_indices(plan: Plan, records: Sequence[SceneRecord]) -> None:
-    """The files about all scenes: descriptions, COCO annotations, and how the set was made."""
-    lines = [json.dumps(entry) + "\n" for record in records for entry in record.descriptions]
-    (plan.out / "descriptions.jsonl").write_text("".join(lines))
+    """The files about all scenes: COCO annotations and descriptions."""
     if Sensor.SAR in plan.sensors:
         for split in layout.SPLITS:
             images = [image for record in records if record.split == split for image in record.coco]
             layout.write_coco(plan.out, split, (plan.height_px, plan.width_px), images)
+    lines = [json.dumps(entry) + "\n" for record in records for entry in record.descriptions]
+    (plan.out / "descriptions.jsonl").write_text("".join(lines))
+
+
+def _write_record(plan: Plan) -> None:
+    """How the set was made: written first, so that a run that broke off can be recognised and replaced."""
     arguments = asdict(replace(plan, out=Path(".")))
     del arguments["out"], arguments["workers"]
     arguments["sensors"] = [sensor.value for sensor in plan.sensors]

@@ -12,7 +12,7 @@ from train.simulation.world import Solid
 
 def moor_ships(site: Site) -> None:
     """Ships alongside the piers, or in berths across them."""
-    rng, most = site.rng, site.rng.uniform(0.4, 0.9) * site.setting.num_objects
+    rng = site.rng
     for index in rng.permutation(len(site.terrain.piers)):
         x_m, y_m, heading, length, width = site.terrain.piers[index]
         forward = np.array([np.cos(heading), np.sin(heading)])
@@ -20,7 +20,7 @@ def moor_ships(site: Site) -> None:
         marina = rng.random() < 0.5
         for side in (-1, 1):
             along = rng.uniform(8, 14)
-            while along < length and site.num_objects < most:
+            while along < length and site.wants_objects:
                 size = rng.uniform(7, 14) if marina else _ship_length_m(site)
                 beam = ships.ship_beam_m("motor boat" if marina else "tug", size)
                 step = beam * 1.1 + rng.uniform(0.8, 2.0) if marina else size + rng.uniform(2, 8)

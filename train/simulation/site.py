@@ -28,7 +28,7 @@ class Site:
         self.solids: list[Solid] = []
         self.foam: FloatImage = np.zeros(setting.shape, np.float32)
         self.wake: FloatImage = np.zeros(setting.shape, np.float32)
-        self.num_objects = 0
+        self.num_objects, self._quota = 0, setting.num_objects
         self._taken = np.zeros((height + 2 * _PAD, width + 2 * _PAD), np.uint8)
         self._water = np.pad((terrain.material == Material.WATER).astype(np.uint8), _PAD, mode="edge")
         road = terrain.material == Material.ASPHALT
@@ -46,8 +46,12 @@ class Site:
 
     @property
     def wants_objects(self) -> bool:
-        """Whether fewer objects than intended have been placed."""
-        return self.num_objects < self.setting.num_objects
+        """Whether fewer objects than the quota have been placed."""
+        return self.num_objects < self._quota
+
+    def allow(self, share: float) -> None:
+        """Set the quota: what is placed so far, and ``share`` of the objects still to come."""
+        self._quota = self.num_objects + round(share * (self.setting.num_objects - self.num_objects))
 
     def claim(self, corners_px: FloatArray, ground: str = "any", take: bool = True) -> bool:
         """Take the ground inside ``corners_px`` if it is free and of the right kind.

@@ -26,7 +26,7 @@ def fill_roads(site: Site) -> None:
         return
     lanes = [line for road in site.terrain.roads for line in road.lane_lines()]
     height, width = site.setting.shape
-    truck_share = site.rng.uniform(0.1, 0.5)
+    truck_share = site.rng.uniform(0.15, 0.6)
     for index in site.rng.permutation(len(lanes)):
         line_px = lanes[index] / site.gsd_m
         inside = np.all((line_px > -8) & (line_px < (width + 8, height + 8)), axis=1)
