@@ -32,7 +32,11 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--out", type=Path, required=True, help="folder to write; must be empty or new")
     made.add_argument("--train-scenes", type=int, default=8, help="scenes for training (default 8)")
     made.add_argument("--eval-scenes", type=int, default=2, help="scenes for evaluation (default 2)")
-    made.add_argument("--size", default="640", help="pixels: one number or WIDTHxHEIGHT (default 640)")
+    made.add_argument(
+        "--size",
+        default="640",
+        help="pixels: one number or WIDTHxHEIGHT; about 120 bytes of memory a pixel (default 640)",
+    )
     made.add_argument("--sensors", default="rgb,sar,ir", help="comma-separated, of rgb, sar, ir (default all)")
     made.add_argument("--seed", type=int, default=0, help="seed of every random draw (default 0)")
     made.add_argument("--looks", type=float, default=4.0, help="looks of the SAR image, 1 or more (default 4)")

@@ -31,7 +31,7 @@ def _ground_colour(rng: np.random.Generator, world: World) -> FloatImage:
     """Reflectance ``(H, W, 3)`` of the bare ground, waves, foam and wakes included."""
     setting, ground = world.setting, world.ground
     palette = REFLECTANCE[setting.season] * rng.normal(1, 0.12, (10, 1)).clip(0.75, 1.3)
-    palette = palette * rng.normal(1, 0.035, (10, 3)).clip(0.9, 1.1)
+    palette = palette * rng.normal(1, 0.02, (10, 3))
     palette[Material.WATER] *= rng.uniform(0.6, 1.5)
     image = palette.astype(np.float32)[ground.material]
     fine = value_noise(rng, setting.shape, 8 / setting.gsd_m, 5, 0.75)
@@ -93,7 +93,7 @@ def _expose(
     share = np.clip(np.float32(haze) + veil, 0, 0.6)
     image = radiance * (1 - share) + airlight * share
     image = blur(image, rng.uniform(0.4, 0.85)) * np.float32(rng.uniform(0.8, 1.2))
-    image *= rng.normal(1, 0.025, 3).astype(np.float32)
+    image *= rng.normal(1, 0.018, 3).astype(np.float32)
     sigma = rng.uniform(0.004, 0.018)
     if setting.dark_rgb:
         sigma *= 1.5
