@@ -7,6 +7,7 @@ import os
 import shutil
 import tarfile
 import tempfile
+import zipfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -211,8 +212,11 @@ def _open_archive(archive: Path, cache: Path) -> Bundle:
     try:
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=cache, prefix=".unpack-") as partial:
-            _extract(archive, Path(partial))
-            shutil.copytree(partial, folder, dirs_exist_ok=True)
+            unpacked = Path(partial) / "bundle"
+            unpacked.mkdir()
+            _extract(archive, unpacked)
+            if not folder.is_dir():  # else another process was faster; its copy is the same
+                os.replace(unpacked, folder)
     except OSError as error:
         raise BabelRSError(
             f"{cache}: {archive} cannot be unpacked there ({error.strerror}).", "Set BABELRS_CACHE."
@@ -275,7 +279,7 @@ def read_selftest(bundle: Bundle, sensor: Sensor) -> SelfTest:
                 float(arrays["score_tolerance"]),
                 float(arrays["box_tolerance_px"]),
             )
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise BabelRSError(f"{path}: not a self-test ({error}).", _FETCH_AGAIN) from None
     if found.pixels.shape != (1, entry.input_height, entry.input_width, entry.channels):
         raise BabelRSError(f"{path}: pixels {found.pixels.shape} do not fit the {sensor} graph.", _FETCH_AGAIN)

@@ -10,8 +10,7 @@ import numpy.typing as npt
 from babelrs.bundle import Bundle
 from babelrs.errors import BabelRSError
 from babelrs.sensors import Sensor
-
-ENGINES = ("auto", "onnxruntime")
+from runtime.arguments import ENGINE_CHOICES
 
 Outputs = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.int32]]
 
@@ -55,8 +54,8 @@ def open_engine(bundle: Bundle, sensor: Sensor, name: str = "auto", threads: int
             says.
         DeviceError: The engine cannot load the graph.
     """
-    if name not in ENGINES:
-        raise BabelRSError(f"Unknown engine {name!r}.", f"Use one of: {', '.join(ENGINES)}.")
+    if name not in ENGINE_CHOICES:
+        raise BabelRSError(f"Unknown engine {name!r}.", f"Use one of: {', '.join(ENGINE_CHOICES)}.")
     from runtime.engines.onnxruntime import OnnxRuntimeEngine
 
     return OnnxRuntimeEngine(bundle.folder, bundle.manifest.entry(sensor), threads)

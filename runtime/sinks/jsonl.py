@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 from typing import Any
@@ -26,16 +27,19 @@ class JsonLinesSink:
     def __init__(self, path: Path) -> None:
         self._path = path
         try:
-            self._stream = path.open("w", encoding="utf-8")
+            self._stream = path.open("wb", buffering=0)
         except OSError as error:
             raise unwritable(path, error) from None
 
     def write(self, result: FrameResult) -> None:
-        """Append one line and flush it."""
+        """Append one line; where the disk takes only a part of it, none of it stays."""
+        line = (json.dumps(frame_record(result), ensure_ascii=False, allow_nan=False) + "\n").encode()
+        start = self._stream.tell()
         try:
-            self._stream.write(json.dumps(frame_record(result), ensure_ascii=False, allow_nan=False) + "\n")
-            self._stream.flush()
+            if self._stream.write(line) != len(line):
+                raise OSError(errno.ENOSPC, "no space for the whole line")
         except OSError as error:
+            self._stream.truncate(start)
             raise unwritable(self._path, error) from None
 
     def close(self) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
@@ -50,6 +52,28 @@ def test_every_line_is_on_disk_when_its_frame_is_done(tmp_path: Path) -> None:
         lines = [json.loads(line) for line in (tmp_path / "d.jsonl").read_text().splitlines()]
         assert [line["frame"] for line in lines] == list(range(number + 1))
     sink.close()
+
+
+def test_a_full_disk_leaves_whole_lines_only(tmp_path: Path) -> None:
+    """A process that may write 1500 bytes a file: the line that does not fit is an error and leaves no part of it."""
+    code = (
+        "import resource, signal, sys\n"
+        "from pathlib import Path\n"
+        "from babelrs.errors import BabelRSError\n"
+        "from runtime.sinks.jsonl import JsonLinesSink\n"
+        "from tests.runtime.test_sinks import BOXES, result\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1500, 1500))\n"
+        "sink = JsonLinesSink(Path(sys.argv[1]))\n"
+        "try:\n    [sink.write(result(BOXES, number)) for number in range(9)]\n"
+        "except BabelRSError as error:\n    sys.exit('cannot be written' not in str(error))\n"
+        "sys.exit('no error')"
+    )
+    path, root = tmp_path / "d.jsonl", Path(__file__).resolve().parents[2]
+    done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=False, cwd=root)
+    assert done.returncode == 0, done.stderr
+    text = path.read_text()
+    assert text.endswith("\n") and [json.loads(line)["frame"] for line in text.splitlines()] == [0, 1]
 
 
 def test_an_older_file_of_lines_is_replaced(tmp_path: Path) -> None:
