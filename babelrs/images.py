@@ -23,6 +23,18 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 
 _PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 _JPEG_MARKER = re.compile(rb"\xff+([^\x00\xd0-\xd7\xff])")  # stuffed bytes and restart markers are no markers
+# TIFF number types that are no counts, or that some versions of OpenCV decode to something else.
+_REFUSED_TYPES = (
+    "uint32",
+    "uint64",
+    "int8",
+    "int32",
+    "int64",
+    "complex_int32",
+    "complex_int64",
+    "complex64",
+    "complex128",
+)
 _FETCH_AGAIN = "Fetch the file again, or leave it out."
 _BANDS = "Use a file of 1 to 4 bands; `gdal_translate -b` picks bands."
 
@@ -165,6 +177,8 @@ def _read_tiff(path: Path, data: bytes) -> Frame:
         tiff.check_complete(data, directory)
         if not 1 <= directory.num_bands <= 4:
             raise ImageError("band count", path, f"{directory.num_bands} bands.", _BANDS)
+        if directory.dtype_name in _REFUSED_TYPES:
+            raise _wrong_type(path, directory.dtype_name)
         pixels = tiff.decode(data, directory, lambda part: _decode(path, part))
     except tiff.TiffFault as fault:
         raise ImageError("truncated", path, f"a truncated or unreadable TIFF: {fault}.", _FETCH_AGAIN) from None
@@ -204,15 +218,20 @@ def _usable_counts(path: Path, pixels: npt.NDArray[Any]) -> npt.NDArray[Any]:
     if name == "int16":
         return pixels.astype(np.uint16 if pixels.min() >= 0 else np.float32)
     if name not in ("uint8", "uint16", "float32"):
-        what = f"pixels are {name}; uint8, uint16, int16 and float are read."
-        raise ImageError("pixel type", path, what, "Convert it with `gdal_translate -ot Float32`.")
+        raise _wrong_type(path, name)
     return np.ascontiguousarray(pixels)
+
+
+def _wrong_type(path: Path, name: str) -> ImageError:
+    what = f"pixels are {name}; uint8, uint16, int16 and float are read."
+    return ImageError("pixel type", path, what, "Convert it with `gdal_translate -ot Float32`.")
 
 
 def quiet_opencv() -> Any:
     """The ``cv2`` module, with its log lines on stderr switched off: faults are raised as errors instead."""
     import cv2
 
-    log = cv2.utils.logging
-    log.setLogLevel(log.LOG_LEVEL_SILENT)
-    return cv2
+    module: Any = cv2
+    silence = getattr(module, "setLogLevel", None) or module.utils.logging.setLogLevel  # OpenCV 4, OpenCV 5
+    silence(0)
+    return module

@@ -69,6 +69,12 @@ class TiffDirectory:
         return self.number(SAMPLES, 1)
 
     @property
+    def dtype_name(self) -> str:
+        """The number type of the samples, in NumPy's words where NumPy has it: ``uint16``, ``complex_int32``."""
+        kinds = {1: "uint", 2: "int", 3: "float", 4: "uint", 5: "complex_int", 6: "complex"}
+        return f"{kinds.get(self.number(SAMPLE_FORMAT, 1), 'unknown')}{self.number(BITS, 1)}"
+
+    @property
     def nodata(self) -> float | None:
         """GDAL's nodata value (tag 42113), or ``None``."""
         try:

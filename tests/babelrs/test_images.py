@@ -192,6 +192,13 @@ def test_an_image_of_no_size_is_refused(tmp_path: Path) -> None:
         read_frame(path)
 
 
+@pytest.mark.parametrize("dtype", ["int8", "int32", "uint32", "complex_int16", "complex64"])
+def test_a_number_type_that_is_no_count_is_named(tmp_path: Path, dtype: str) -> None:
+    path = write_tiff(tmp_path / "slc.tif", counts((1, 4, 4), dtype.replace("complex_int16", "complex64")), dtype=dtype)
+    with pytest.raises(ImageError, match=rf"slc\.tif: pixels are {dtype.replace('complex_int16', 'complex_int32')}"):
+        read_frame(path)
+
+
 @pytest.mark.parametrize(
     ("make", "cause"),
     [
