@@ -43,17 +43,19 @@ def detections_from_outputs(
         raise ValueError(
             f"boxes {boxes.shape}, scores {scores.shape}, labels {labels.shape}: (K, 5), (K,), (K,) expected"
         )
-    with np.errstate(invalid="ignore"):
-        keep = np.isfinite(boxes).all(axis=1) & (boxes[:, 2:4] > 0).all(axis=1)
-        keep &= np.isfinite(scores) & (scores >= score_threshold)
-    keep &= (labels >= 0) & (labels < len(classes))
+    keep = _usable(boxes, scores, score_threshold) & (labels >= 0) & (labels < len(classes))
     if not keep.any():
         return Detections.empty(classes, sensor)
     found = Detections(
-        to_le90(boxes[keep].astype(np.float32)),
-        scores[keep].astype(np.float32),
-        labels[keep].astype(np.int32),
-        tuple(classes),
-        sensor,
+        to_le90(boxes[keep]), scores[keep].astype(np.float32), labels[keep].astype(np.int32), tuple(classes), sensor
     )
     return found.select(rotated_nms(found.boxes, found.scores, found.labels, nms_iou))
+
+
+def _usable(
+    boxes: npt.NDArray[np.floating], scores: npt.NDArray[np.floating], score_threshold: float
+) -> npt.NDArray[np.bool_]:
+    with np.errstate(invalid="ignore"):
+        finite = np.isfinite(boxes).all(axis=1) & np.isfinite(scores)
+        keep: npt.NDArray[np.bool_] = finite & (boxes[:, 2] > 0) & (boxes[:, 3] > 0) & (scores >= score_threshold)
+    return keep
