@@ -37,6 +37,12 @@ class Similarity:
         sign = -1.0 if self.mirror else 1.0
         return np.array([[sign * cos, -sin, self.dx], [sign * sin, cos, self.dy]])
 
+    def pixel_matrix(self) -> npt.NDArray[np.float64]:
+        """The same between pixel indices, ``(2, 3)``: pixel i covers ``[i, i + 1)``, its centre lies at i + 0.5."""
+        matrix = self.matrix()
+        matrix[:, 2] += matrix[:, :2].sum(1) / 2 - 0.5
+        return matrix
+
     def boxes(self, boxes: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """``le90`` boxes ``(M, 5)`` after the transform."""
         matrix = self.matrix()
@@ -64,7 +70,12 @@ class Crop:
 
 
 def draw_similarity(
-    width: int, height: int, boxes: npt.NDArray[np.float32], sensor: Sensor, config: AugmentConfig, rng: np.random.Generator
+    width: int,
+    height: int,
+    boxes: npt.NDArray[np.float32],
+    sensor: Sensor,
+    config: AugmentConfig,
+    rng: np.random.Generator,
 ) -> Similarity:
     """A random transform from a ``width`` x ``height`` image to the crop.
 
@@ -91,7 +102,9 @@ def _centre(size: int, side: float, rng: np.random.Generator) -> float:
     return float(rng.uniform(low, high))
 
 
-def change_light(pixels: npt.NDArray[np.uint8], config: AugmentConfig, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
+def change_light(
+    pixels: npt.NDArray[np.uint8], config: AugmentConfig, rng: np.random.Generator
+) -> npt.NDArray[np.uint8]:
     """The image with random contrast about mid-grey and random brightness; uint8, same shape."""
     contrast = 1.0 + rng.uniform(-config.contrast, config.contrast)
     brightness = 255.0 * rng.uniform(-config.brightness, config.brightness)
@@ -111,8 +124,10 @@ def augment(
     height, width = pixels.shape[:2]
     similarity = draw_similarity(width, height, boxes, sensor, config, rng)
     side = config.crop_px
-    warped = cv2.warpAffine(change_light(pixels, config, rng), similarity.matrix(), (side, side), flags=cv2.INTER_LINEAR)
-    warped = warped.reshape(side, side, pixels.shape[2])  # OpenCV drops a single channel's axis
+    warped = cv2.warpAffine(
+        change_light(pixels, config, rng), similarity.pixel_matrix(), (side, side), flags=cv2.INTER_LINEAR
+    )
+    warped = np.asarray(warped, np.uint8).reshape(side, side, pixels.shape[2])  # OpenCV drops a single channel's axis
     moved = similarity.boxes(boxes)
     frame = np.array([[side / 2, side / 2, side, side, 0]], np.float32)
     visible = rotated_intersection(moved, frame)[:, 0] / np.maximum(moved[:, 2] * moved[:, 3], 1e-6)
