@@ -37,7 +37,9 @@ class Detections:
         boxes = boxes.reshape(0, 5) if boxes.size == 0 else boxes
         scores, labels = np.asarray(self.scores, np.float32), np.asarray(self.labels, np.int32)
         if boxes.ndim != 2 or boxes.shape[1] != 5 or scores.shape != (len(boxes),) or labels.shape != (len(boxes),):
-            raise ValueError(f"boxes {boxes.shape}, scores {scores.shape}, labels {labels.shape}: (N, 5), (N,), (N,) expected")
+            raise ValueError(
+                f"boxes {boxes.shape}, scores {scores.shape}, labels {labels.shape}: (N, 5), (N,), (N,) expected"
+            )
         if labels.size and not (0 <= labels.min() and labels.max() < len(self.classes)):
             raise ValueError(f"labels span {labels.min()}..{labels.max()}, but there are {len(self.classes)} classes")
         object.__setattr__(self, "boxes", boxes)

@@ -42,7 +42,9 @@ class AccuracyConfig(BaseModel):
     threads: int = Field(0, ge=0, description="engine threads; 0: the engine's choice")
 
 
-def measure(bundle: Bundle, samples: dict[Sensor, list[Sample]], threads: int) -> tuple[Evaluation, dict[Sensor, float]]:
+def measure(
+    bundle: Bundle, samples: dict[Sensor, list[Sample]], threads: int
+) -> tuple[Evaluation, dict[Sensor, float]]:
     """Accuracy of the bundle, and the median engine time of an image per sensor in milliseconds."""
     found: dict[str, Detections] = {}
     truth: dict[str, GroundTruth] = {}
@@ -75,7 +77,9 @@ def plot(result: dict[str, Any], path: Path) -> None:
         positions = [index + 0.38 * offset for index in range(len(sensors))]
         bars = axes.bar(positions, [100 * sensors[name][key] for name in sensors], 0.36, label=label)
         axes.bar_label(bars, fmt="%.1f", fontsize=8)
-    axes.axhline(100 * result["h_map"], color="black", linestyle="--", linewidth=1, label=f"H-mAP {100 * result['h_map']:.1f}")
+    axes.axhline(
+        100 * result["h_map"], color="black", linestyle="--", linewidth=1, label=f"H-mAP {100 * result['h_map']:.1f}"
+    )
     axes.set_xticks([index + 0.19 for index in range(len(sensors))], [name.upper() for name in sensors])
     axes.set_ylabel("%")
     axes.set_ylim(0, 105)

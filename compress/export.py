@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-import io
+import tempfile
 import warnings
+from pathlib import Path
 
 import onnx
 import torch
@@ -34,20 +35,26 @@ def export_graph(detector: Detector, sensor: Sensor) -> ModelProto:
     height, width = detector.config.input_px.of(sensor)
     model = SensorDetector(copy.deepcopy(detector), sensor, detector.config.max_detections).eval()
     for module in model.modules():
-        if hasattr(module, "fused_attn"):  # plain matrix products: what engines know how to fuse
-            module.fused_attn = False
+        if hasattr(module, "fused_attn"):
+            setattr(module, "fused_attn", False)  # noqa: B010  plain matrix products: what engines know how to fuse
     pixels = torch.zeros(2, height, width, sensor.num_channels, dtype=torch.uint8)
-    buffer = io.BytesIO()
-    with warnings.catch_warnings():
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        file = Path(folder) / "graph.onnx"
         # the TorchScript exporter: quantized graphs need it too, and it keeps the aggregation one node
         warnings.filterwarnings("ignore", category=DeprecationWarning)
-        warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)
+        warnings.filterwarnings("ignore", message="Converting a tensor to a Python")  # sizes are meant to be constants
         warnings.filterwarnings("ignore", message="The exported ONNX model failed ONNX shape inference")
         torch.onnx.export(
-            model, (pixels,), buffer, dynamo=False, opset_version=OPSET, input_names=["pixels"], output_names=list(OUTPUTS),
+            model,
+            (pixels,),
+            file,
+            dynamo=False,
+            opset_version=OPSET,
+            input_names=["pixels"],
+            output_names=list(OUTPUTS),
             dynamic_axes={name: {0: "N"} for name in ("pixels", *OUTPUTS)},
         )
-    graph = onnx.load_from_string(buffer.getvalue())
+        graph = onnx.load(file)
     add_aggregate_function(graph)
     _describe(graph, sensor, detector.config.max_detections)
     onnx.checker.check_model(graph)

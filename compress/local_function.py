@@ -74,7 +74,9 @@ _VECTORS = {"zero": [0], "one": [1], "end": [_END]}
 def _normalised(index: int, tap: str) -> list[NodeProto]:
     """LayerNorm of one tap's patch tokens."""
     row = f"row_{index}"
-    layer_norm = helper.make_node("LayerNormalization", [f"tokens_{index}", f"gamma_{index}", f"beta_{index}"], [f"normal_{index}"], axis=-1)
+    layer_norm = helper.make_node(
+        "LayerNormalization", [f"tokens_{index}", f"gamma_{index}", f"beta_{index}"], [f"normal_{index}"], axis=-1
+    )
     layer_norm.attribute.append(
         onnx.AttributeProto(name="epsilon", ref_attr_name="epsilon", type=onnx.AttributeProto.FLOAT)
     )

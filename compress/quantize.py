@@ -23,7 +23,6 @@ from babelrs.sensors import Sensor
 from babelrs.tiling import cut_tile, plan_tiles
 from compress.export import export_graph
 from compress.weights import SharedWeights
-from runtime.engines import Outputs
 from runtime.engines.onnxruntime import OnnxRuntimeEngine
 from runtime.selftest import SelfTestResult, run_selftest
 from train.checkpoint import Checkpoint, load_checkpoint
@@ -103,7 +102,10 @@ def write_bundle(config: QuantizeConfig, detector: Detector, checkpoint: Checkpo
 
 def _require(sensor: Sensor, result: SelfTestResult) -> None:
     log.info(
-        "%s: ONNX Runtime against PyTorch: scores %.1e, boxes %.1e px apart", sensor, result.score_difference, result.box_difference_px
+        "%s: ONNX Runtime against PyTorch: scores %.1e, boxes %.1e px apart",
+        sensor,
+        result.score_difference,
+        result.box_difference_px,
     )
     if not result.passed:
         raise LimitMissedError(

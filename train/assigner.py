@@ -54,7 +54,7 @@ def inside_boxes(points: Tensor, boxes: Tensor) -> Tensor:
 
 
 def _candidates(points: Tensor, strides: Tensor, boxes: Tensor, radius_strides: float) -> Tensor:
-    """Points ``(M, A)`` that may learn a box: near its centre, or in it, where the head can represent offset and size."""
+    """Points ``(M, A)`` that may learn a box: near its centre or in it, where the head can represent it."""
     offset = (points[None] - boxes[:, None, :2]).abs().amax(-1) / strides  # (M, A), in strides
     near = offset <= radius_strides
     representable = (offset < MAX_OFFSET_STRIDES) & (boxes[:, 2, None] < MAX_SIZE_STRIDES * strides)
@@ -64,8 +64,13 @@ def _candidates(points: Tensor, strides: Tensor, boxes: Tensor, radius_strides: 
 
 @torch.no_grad()
 def assign(
-    scores: Tensor, covariances: tuple[Tensor, Tensor], targets: Targets, target_gaussians: tuple[Tensor, Tensor],
-    points: Tensor, strides: Tensor, config: AssignerConfig,
+    scores: Tensor,
+    covariances: tuple[Tensor, Tensor],
+    targets: Targets,
+    target_gaussians: tuple[Tensor, Tensor],
+    points: Tensor,
+    strides: Tensor,
+    config: AssignerConfig,
 ) -> Assignment:
     """Assign one image's anchor points.
 

@@ -77,7 +77,9 @@ def load_checkpoint(folder: Path) -> tuple[Detector, Checkpoint]:
             record.get("metrics", {}),
         )
     except (KeyError, TypeError, AttributeError, ValidationError) as error:
-        raise BabelRSError(f"{folder / RECORD_FILE} is not a valid checkpoint record: {error}.", "Restore the file.") from None
+        raise BabelRSError(
+            f"{folder / RECORD_FILE} is not a valid checkpoint record: {error}.", "Restore the file."
+        ) from None
     detector = Detector(checkpoint.model, checkpoint.classes)
     _load_weights(detector, folder / WEIGHTS_FILE)
     return detector.eval(), checkpoint
@@ -88,7 +90,9 @@ def _read_record(folder: Path) -> dict[str, Any]:
     try:
         record = json.loads(file.read_text())
     except (OSError, ValueError) as error:
-        raise BabelRSError(f"{folder} is not a checkpoint: {file}: {error}.", "Give the folder of a saved checkpoint.") from None
+        raise BabelRSError(
+            f"{folder} is not a checkpoint: {file}: {error}.", "Give the folder of a saved checkpoint."
+        ) from None
     if not isinstance(record, dict) or record.get("schema") != SCHEMA:
         found = record.get("schema") if isinstance(record, dict) else type(record).__name__
         raise BabelRSError(f"{file} has schema {found!r}, not {SCHEMA!r}.", "Give a checkpoint of this version.")
@@ -109,5 +113,7 @@ def _load_weights(detector: Detector, file: Path) -> None:
         if weights[name].shape != expected[name].shape
     ]
     if faults:
-        raise BabelRSError(f"The weights {file} do not fit their record: {'; '.join(sorted(faults)[:5])}.", "Restore both files.")
+        raise BabelRSError(
+            f"The weights {file} do not fit their record: {'; '.join(sorted(faults)[:5])}.", "Restore both files."
+        )
     detector.load_state_dict(weights)

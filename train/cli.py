@@ -31,8 +31,13 @@ def load_config(kind: type[Config], arguments: Sequence[str]) -> Config:
     try:
         return kind.model_validate(settings)
     except ValidationError as error:
-        faults = [f"{'.'.join(map(str, fault['loc'])) or 'settings'}: {fault['msg']} (got {_shown(fault['input'])})" for fault in error.errors()]
-        raise collected("The settings are wrong; nothing was started", faults, "Correct them; --help lists all fields.") from None
+        faults = [
+            f"{'.'.join(map(str, fault['loc'])) or 'settings'}: {fault['msg']} (got {_shown(fault['input'])})"
+            for fault in error.errors()
+        ]
+        raise collected(
+            "The settings are wrong; nothing was started", faults, "Correct them; --help lists all fields."
+        ) from None
 
 
 def _print_help(kind: type[BaseModel]) -> None:
@@ -77,7 +82,9 @@ def _put(settings: dict[str, Any], path: Sequence[str], value: Any) -> None:
     for key in path[:-1]:
         inner = settings.setdefault(key, {})
         if not isinstance(inner, dict):
-            raise BabelRSError(f"--{'.'.join(path)}: {key} holds {inner!r}, not a section.", "Correct the settings file.")
+            raise BabelRSError(
+                f"--{'.'.join(path)}: {key} holds {inner!r}, not a section.", "Correct the settings file."
+            )
         settings = inner
     settings[path[-1]] = value
 

@@ -24,7 +24,9 @@ class BackboneConfig(_Section):
     num_heads: int = Field(5, ge=1, description="attention heads (conv_vit)")
     mlp_ratio: float = Field(2.0, gt=0, description="hidden over token channels (conv_vit)")
     stem_widths: tuple[int, ...] = Field(
-        (32, 48, 96, 128, 160), min_length=3, description="channels at strides 2, 4, 8, ...; conv_vit's tokens sit at the last one"
+        (32, 48, 96, 128, 160),
+        min_length=3,
+        description="channels at strides 2, 4, 8, ...; conv_vit's tokens sit at the last one",
     )
     stem_blocks: tuple[int, ...] = Field((0, 0, 2, 1, 0), description="residual blocks after each of these strides")
     taps: tuple[int, ...] = Field((1, 2, 4, 6), min_length=1, description="tapped blocks, counted from 1")
@@ -67,8 +69,12 @@ class ModelConfig(_Section):
     head_channels: int = Field(64, ge=8, description="channels of the heads' towers")
     input_px: InputConfig = InputConfig()
     max_detections: int = Field(300, ge=1, le=3840, description="boxes that the exported graph gives per tile (K)")
-    tile_overlap: float = Field(0.2, ge=0, lt=0.9, description="least overlap of tiles where an image exceeds the input")
-    nms_iou: float = Field(0.3, gt=0, le=1, description="rotated overlap above which the lower-scored box of a class goes")
+    tile_overlap: float = Field(
+        0.2, ge=0, lt=0.9, description="least overlap of tiles where an image exceeds the input"
+    )
+    nms_iou: float = Field(
+        0.3, gt=0, le=1, description="rotated overlap above which the lower-scored box of a class goes"
+    )
 
     @model_validator(mode="after")
     def _doubling(self) -> ModelConfig:
@@ -81,7 +87,9 @@ class DataConfig(_Section):
     """What is read."""
 
     root: Path = Field(Path("data"), description="folder in the SOI-Det layout")
-    sensors: tuple[Sensor, ...] = Field((Sensor.RGB, Sensor.SAR, Sensor.IR), min_length=1, description="sensors to train on")
+    sensors: tuple[Sensor, ...] = Field(
+        (Sensor.RGB, Sensor.SAR, Sensor.IR), min_length=1, description="sensors to train on"
+    )
     images_per_sensor: int | None = Field(None, ge=1, description="take only the first this many images of each sensor")
     workers: int = Field(1, ge=0, description="loader processes")
     cache: bool = Field(True, description="keep decoded images in memory")

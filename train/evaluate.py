@@ -46,7 +46,10 @@ def ground_truth(sample: Sample, classes: Sequence[str]) -> GroundTruth:
 
 
 def evaluate_samples(
-    detector: Detector, checkpoint: Checkpoint, samples: Mapping[Sensor, Sequence[Sample]], device: torch.device | None = None
+    detector: Detector,
+    checkpoint: Checkpoint,
+    samples: Mapping[Sensor, Sequence[Sample]],
+    device: torch.device | None = None,
 ) -> Evaluation:
     """Run the detector over samples and measure it."""
     found: dict[str, Detections] = {}
@@ -60,7 +63,9 @@ def evaluate_samples(
     return evaluate(found, truth)
 
 
-def read_checked(root: Path, sensors: Sequence[Sensor], split: Split, checkpoint: Checkpoint) -> dict[Sensor, list[Sample]]:
+def read_checked(
+    root: Path, sensors: Sequence[Sensor], split: Split, checkpoint: Checkpoint
+) -> dict[Sensor, list[Sample]]:
     """A split whose sensors and classes the checkpoint knows.
 
     Raises:
@@ -69,7 +74,9 @@ def read_checked(root: Path, sensors: Sequence[Sensor], split: Split, checkpoint
     for sensor in sensors:
         if sensor not in checkpoint.classes:
             served = ", ".join(known.value for known in checkpoint.classes)
-            raise BabelRSError(f"The checkpoint does not serve {sensor}.", f"It serves {served}: set data.sensors to these.")
+            raise BabelRSError(
+                f"The checkpoint does not serve {sensor}.", f"It serves {served}: set data.sensors to these."
+            )
     samples = read_split(root, sensors, split)
     for sensor, group in samples.items():
         check_classes(group, checkpoint.classes[sensor], sensor)

@@ -1,6 +1,6 @@
 """``python -m train.finetune``: train one backbone and a head per sensor together.
 
-The loss is the plain sum of the heads' losses over batches that mix the sensors in a fixed ratio (BabelRS, fine-tuning).
+The loss is the plain sum of the heads' losses over batches that mix the sensors in a fixed ratio (BabelRS).
 """
 
 from __future__ import annotations
@@ -135,7 +135,9 @@ class Trainer:
         total = torch.stack([loss.total for loss in losses.values()]).sum()
         if not torch.isfinite(total):
             values = ", ".join(f"{sensor} {loss.total.item():.3g}" for sensor, loss in losses.items())
-            raise BabelRSError(f"The loss is not finite at step {step + 1} ({values}).", "Lower optimizer.lr or use bf16.")
+            raise BabelRSError(
+                f"The loss is not finite at step {step + 1} ({values}).", "Lower optimizer.lr or use bf16."
+            )
         self.optimizer.zero_grad(set_to_none=True)
         self.accelerator.backward(total)
         self.accelerator.clip_grad_norm_(self.model.parameters(), config.optimizer.clip_norm)
@@ -160,7 +162,11 @@ class Trainer:
 
     def _log(self, step: int, losses: dict[Sensor, HeadLoss], started: float) -> None:
         rate = (step + 1) / (time.perf_counter() - started)
-        line: dict[str, Any] = {"step": step + 1, "lr": self.optimizer.param_groups[0]["lr"], "steps_per_s": round(rate, 3)}
+        line: dict[str, Any] = {
+            "step": step + 1,
+            "lr": self.optimizer.param_groups[0]["lr"],
+            "steps_per_s": round(rate, 3),
+        }
         for sensor, loss in losses.items():
             line[sensor.value] = {name: round(getattr(loss, name).item(), 4) for name in HeadLoss.__dataclass_fields__}
         if self.accelerator.is_main_process:

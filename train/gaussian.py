@@ -25,7 +25,9 @@ def box_gaussian(geometry: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
     along, across = geometry[..., 2].square() / 12, geometry[..., 3].square() / 12
     half_sum, half_difference = (along + across) / 2, (along - across) / 2
     spread = half_difference * directions[..., 0]
-    return geometry[..., :2], torch.stack([half_sum + spread, half_sum - spread, half_difference * directions[..., 1]], -1)
+    return geometry[..., :2], torch.stack(
+        [half_sum + spread, half_sum - spread, half_difference * directions[..., 1]], -1
+    )
 
 
 def bhattacharyya_similarity(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) -> Tensor:

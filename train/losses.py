@@ -40,7 +40,7 @@ class _Positives:
 
 
 def quality_focal(logits: Tensor, targets: Tensor, beta: float) -> Tensor:
-    """Quality focal loss per entry (Generalized Focal Loss, eq. 1): cross-entropy weighted by ``|target - p| ** beta``."""
+    """Quality focal loss per entry (Generalized Focal Loss, eq. 1): cross-entropy times ``|target - p| ** beta``."""
     weight = (targets - logits.sigmoid()).abs().pow(beta)
     return functional.binary_cross_entropy_with_logits(logits, targets, reduction="none") * weight
 
@@ -80,7 +80,12 @@ def target_geometry(boxes: Tensor, oriented: bool) -> tuple[Tensor, Tensor]:
 
 
 def head_loss(
-    raw: RawOutputs, targets: Sequence[Targets], points: Tensor, strides: Tensor, config: LossConfig, assigner: AssignerConfig
+    raw: RawOutputs,
+    targets: Sequence[Targets],
+    points: Tensor,
+    strides: Tensor,
+    config: LossConfig,
+    assigner: AssignerConfig,
 ) -> HeadLoss:
     """The loss of one sensor's head over its images of the batch.
 
@@ -102,7 +107,13 @@ def head_loss(
         object_geometry = target_geometry(target.boxes, oriented)
         predicted = box_gaussian(geometry[image].detach(), directions[image].detach())
         assignment = assign(
-            logits[image].detach().sigmoid(), predicted, target, box_gaussian(*object_geometry), points, strides, assigner
+            logits[image].detach().sigmoid(),
+            predicted,
+            target,
+            box_gaussian(*object_geometry),
+            points,
+            strides,
+            assigner,
         )
         labels = target.labels[assignment.objects]
         class_targets[image, assignment.points, labels] = assignment.quality
@@ -111,15 +122,15 @@ def head_loss(
     positives = _joined(found)
     normaliser = positives.quality.sum().clamp(min=1.0)
     class_loss = (quality_focal(logits, class_targets, config.focal_beta) * weights).sum() / normaliser
-    overlap, distribution, direction = _box_losses(
-        raw, geometry, directions, positives, points, strides, oriented
-    )
+    overlap, distribution, direction = _box_losses(raw, geometry, directions, positives, points, strides, oriented)
     parts = [part / normaliser for part in (overlap, distribution, direction)]
     total = (
-        config.class_weight * class_loss + config.overlap_weight * parts[0]
-        + config.distribution_weight * parts[1] + config.direction_weight * parts[2]
+        config.class_weight * class_loss
+        + config.overlap_weight * parts[0]
+        + config.distribution_weight * parts[1]
+        + config.direction_weight * parts[2]
     )
-    return HeadLoss(class_loss, *parts, total)
+    return HeadLoss(class_loss, parts[0], parts[1], parts[2], total)
 
 
 def _positives(assignment: Assignment, target: Targets, offset: int) -> _Positives:
@@ -132,7 +143,13 @@ def _joined(parts: Sequence[_Positives]) -> _Positives:
 
 
 def _box_losses(
-    raw: RawOutputs, geometry: Tensor, directions: Tensor, positives: _Positives, points: Tensor, strides: Tensor, oriented: bool
+    raw: RawOutputs,
+    geometry: Tensor,
+    directions: Tensor,
+    positives: _Positives,
+    points: Tensor,
+    strides: Tensor,
+    oriented: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Overlap, distribution and direction losses, summed over positives with their quality as weight."""
     rows, weight = positives.rows, positives.quality
@@ -141,7 +158,9 @@ def _box_losses(
     wanted, wanted_direction = target_geometry(positives.boxes, oriented)
     if oriented:
         wanted, wanted_direction = _nearest_form(wanted, wanted_direction, own_direction.detach())
-    similarity = bhattacharyya_similarity(box_gaussian(own_geometry, own_direction), box_gaussian(wanted, wanted_direction))
+    similarity = bhattacharyya_similarity(
+        box_gaussian(own_geometry, own_direction), box_gaussian(wanted, wanted_direction)
+    )
     overlap = ((1.0 - similarity) * weight).sum()
     scale = strides[anchor][:, None]
     values = torch.cat([wanted[:, :2] - points[anchor], wanted[:, 2:]], -1) / scale

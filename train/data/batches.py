@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -62,7 +62,9 @@ class RatioSampler(Sampler[list[Draw]]):
         first_step: Step to begin with.
     """
 
-    def __init__(self, sizes: Mapping[Sensor, int], counts: Mapping[Sensor, int], steps: int, seed: int, first_step: int = 0) -> None:
+    def __init__(
+        self, sizes: Mapping[Sensor, int], counts: Mapping[Sensor, int], steps: int, seed: int, first_step: int = 0
+    ) -> None:
         self.sizes, self.counts = dict(sizes), dict(counts)
         self.steps, self.seed, self.first_step = steps, seed, first_step
 
@@ -108,7 +110,9 @@ class CropDataset(Dataset[tuple[Sensor, torch.Tensor, Targets]]):
     ) -> None:
         self.samples, self.profiles, self.config, self.cache = samples, profiles, config, cache
         self.labels = {
-            sensor: [np.array([list(classes[sensor]).index(name) for name in sample.names], np.int64) for sample in group]
+            sensor: [
+                np.array([list(classes[sensor]).index(name) for name in sample.names], np.int64) for sample in group
+            ]
             for sensor, group in samples.items()
         }
         self._decoded: dict[tuple[Sensor, int], npt.NDArray[np.uint8]] = {}
@@ -116,7 +120,11 @@ class CropDataset(Dataset[tuple[Sensor, torch.Tensor, Targets]]):
     def __getitem__(self, draw: Draw) -> tuple[Sensor, torch.Tensor, Targets]:
         sample = self.samples[draw.sensor][draw.index]
         crop = augment(
-            self._image(draw.sensor, draw.index), sample.boxes, sample.ignore, draw.sensor, self.config,
+            self._image(draw.sensor, draw.index),
+            sample.boxes,
+            sample.ignore,
+            draw.sensor,
+            self.config,
             np.random.default_rng(draw.seed),
         )
         labels = self.labels[draw.sensor][draw.index][crop.kept]
@@ -145,12 +153,17 @@ def collate(items: Sequence[tuple[Sensor, torch.Tensor, Targets]]) -> Batch:
 
 def make_loader(
     dataset: CropDataset, batch: BatchConfig, data: DataConfig, steps: int, seed: int, first_step: int = 0
-) -> DataLoader[Batch]:
+) -> Iterable[Batch]:
     """The loader of a run: ``steps - first_step`` batches."""
     sizes = {sensor: len(group) for sensor, group in dataset.samples.items()}
     counts = {sensor: batch.count(sensor) for sensor in sizes}
     sampler = RatioSampler(sizes, counts, steps, seed, first_step)
-    return DataLoader(
-        dataset, batch_sampler=sampler, collate_fn=collate, num_workers=data.workers,
-        prefetch_factor=4 if data.workers else None, pin_memory=torch.cuda.is_available(),
+    loader: Iterable[Batch] = DataLoader(
+        dataset,
+        batch_sampler=sampler,
+        collate_fn=collate,
+        num_workers=data.workers,
+        prefetch_factor=4 if data.workers else None,
+        pin_memory=torch.cuda.is_available(),
     )
+    return loader

@@ -47,7 +47,8 @@ def check_classes(samples: list[Sample], classes: tuple[str, ...], sensor: Senso
     Raises:
         BabelRSError: Listing each unknown class with a file it occurs in.
     """
-    known, unknown = set(classes), {}
+    known: set[str] = set(classes)
+    unknown: dict[str, Path] = {}
     for sample in samples:
         for name in sample.names:
             if name not in known:

@@ -63,7 +63,9 @@ def read_split(root: Path, sensors: Iterable[Sensor], split: Split) -> dict[Sens
             wrong = [f"{sensor}: the {split} split is empty"]
         samples[sensor], faults = found, faults + wrong
     if faults:
-        raise collected(f"The annotations under {root} cannot be used", faults, "Correct or remove these and start again.")
+        raise collected(
+            f"The annotations under {root} cannot be used", faults, "Correct or remove these and start again."
+        )
     return samples
 
 
@@ -77,7 +79,10 @@ def _read_text(root: Path, sensor: Sensor, split: Split) -> tuple[list[Sample], 
     texts = {path.stem: path for path in sorted(annotation_folder.glob("*.txt"))}
     images = {path.stem: path for path in sorted(image_folder.iterdir()) if path.suffix.lower() in IMAGE_SUFFIXES}
     faults += [f"{texts[stem]}: no image {stem}.* in {image_folder}" for stem in sorted(texts.keys() - images.keys())]
-    faults += [f"{images[stem]}: no annotation {annotation_folder / (stem + '.txt')}" for stem in sorted(images.keys() - texts.keys())]
+    faults += [
+        f"{images[stem]}: no annotation {annotation_folder / (stem + '.txt')}"
+        for stem in sorted(images.keys() - texts.keys())
+    ]
     for stem in sorted(texts.keys() & images.keys()):
         sample, wrong = parse_dota(texts[stem], images[stem], sensor)
         samples.append(sample)
@@ -157,7 +162,9 @@ def _read_coco(root: Path, split: Split) -> tuple[list[Sample], list[str]]:
 
 def _coco_fault(annotation: dict[str, Any], categories: dict[Any, str], images: dict[Any, Any]) -> str:
     box = annotation.get("bbox")
-    if not (isinstance(box, list) and len(box) == 4 and all(isinstance(v, (int, float)) and math.isfinite(v) for v in box)):
+    if not (
+        isinstance(box, list) and len(box) == 4 and all(isinstance(v, (int, float)) and math.isfinite(v) for v in box)
+    ):
         return f"bbox {box!r} is not four finite numbers"
     if box[2] <= 0 or box[3] <= 0:
         return f"bbox {box!r} has no area"

@@ -1,7 +1,7 @@
 """Layerwise aggregation: every pyramid level reads its own weighted sum of the normalised taps.
 
-``y_p = sum_l w[p, l] * LN_l(x_l)``, prefix tokens dropped, ``(B, T, C) -> (B, C, H, W)``. The weights start equal, which
-is where LVSA ends (BabelRS, LVSA at alpha = 1): detection begins with the layers that pretraining aligned.
+``y_p = sum_l w[p, l] * LN_l(x_l)``, prefix tokens dropped, ``(B, T, C) -> (B, C, H, W)``. The weights start equal,
+which is where LVSA ends (BabelRS, LVSA at alpha = 1): detection begins with the layers that pretraining aligned.
 """
 
 from __future__ import annotations
@@ -46,8 +46,15 @@ class _ExportedAggregate(torch.autograd.Function):
     """The same operation as one ``babelrs::LayerwiseAggregate`` node while an ONNX graph is traced."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
-        ctx: Any, gamma: Tensor, beta: Tensor, weights: Tensor, prefix_tokens: int, height: int, width: int, *taps: Tensor
+    def forward(
+        ctx: Any,
+        gamma: Tensor,
+        beta: Tensor,
+        weights: Tensor,
+        prefix_tokens: int,
+        height: int,
+        width: int,
+        *taps: Tensor,
     ) -> tuple[Tensor, ...]:
         return layerwise_aggregate(taps, gamma, beta, weights, prefix_tokens, (height, width))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -98,21 +99,31 @@ class TimmViT(nn.Module):
 
         if config.name not in timm.list_models():
             raise BabelRSError(f"Unknown backbone {config.name!r}.", "Use conv_vit or a ViT name that timm lists.")
-        self.vit = timm.create_model(
-            config.name, pretrained=config.pretrained, num_classes=0, dynamic_img_size=True, drop_path_rate=config.drop_path
+        vit: Any = timm.create_model(
+            config.name,
+            pretrained=config.pretrained,
+            num_classes=0,
+            dynamic_img_size=True,
+            drop_path_rate=config.drop_path,
         )
-        self.taps = _checked_taps(config.taps, len(self.vit.blocks))
-        self.prefix_tokens: int = self.vit.num_prefix_tokens
-        self.stride: int = self.vit.patch_embed.patch_size[0]
-        self.channels: int = self.vit.embed_dim
+        self.vit = vit
+        self.taps = _checked_taps(config.taps, len(vit.blocks))
+        self.prefix_tokens: int = vit.num_prefix_tokens
+        self.stride: int = vit.patch_embed.patch_size[0]
+        self.channels: int = vit.embed_dim
         self.spatial_prior = ConvStem(config.stem_widths[:3], config.stem_blocks[:3])
         self.prior_channels = {s: c for s, c in self.spatial_prior.channels.items() if s >= 4}
 
     def forward(self, images: Tensor) -> Features:
         """Features of normalised images ``(B, 3, H, W)``; H and W multiples of the patch size."""
         maps = self.spatial_prior(images)
-        tapped = self.vit.forward_intermediates(
-            images, indices=[tap - 1 for tap in self.taps], output_fmt="NLC", intermediates_only=True, return_prefix_tokens=True
+        vit: Any = self.vit
+        tapped = vit.forward_intermediates(
+            images,
+            indices=[tap - 1 for tap in self.taps],
+            output_fmt="NLC",
+            intermediates_only=True,
+            return_prefix_tokens=True,
         )
         joined = tuple(
             torch.cat([prefix, tokens], 1) if self.prefix_tokens else tokens for tokens, prefix in map(_pair, tapped)

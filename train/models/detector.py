@@ -51,11 +51,17 @@ class Detector(nn.Module):
             len(self.backbone.taps), len(config.strides), self.backbone.channels, self.backbone.prefix_tokens
         )
         self.pyramid = Pyramid(
-            self.backbone.channels, self.backbone.stride, self.backbone.prior_channels, config.strides, config.pyramid_channels
+            self.backbone.channels,
+            self.backbone.stride,
+            self.backbone.prior_channels,
+            config.strides,
+            config.pyramid_channels,
         )
         self.heads = nn.ModuleDict(
             {
-                sensor.value: DenseHead(config.pyramid_channels, config.head_channels, len(names), sensor is not Sensor.SAR)
+                sensor.value: DenseHead(
+                    config.pyramid_channels, config.head_channels, len(names), sensor is not Sensor.SAR
+                )
                 for sensor, names in self.classes.items()
             }
         )
@@ -111,5 +117,5 @@ class SensorDetector(nn.Module):
 
 
 def _gather(values: Tensor, index: Tensor) -> Tensor:
-    """Rows ``(N, K, C)`` of ``(N, A, C)`` at ``(N, K)``; tiled, not expanded, so that a traced graph computes no shapes."""
+    """Rows ``(N, K, C)`` of ``(N, A, C)`` at ``(N, K)``; tiled, not expanded: no shapes are traced."""
     return values.gather(1, index[..., None].repeat(1, 1, int(values.shape[-1])))

@@ -1,8 +1,8 @@
 """The dense anchor-free head of one sensor, and how its raw maps become oriented boxes.
 
-Every box parameter is continuous where the box is: centre offset ``(dx, dy)`` in the image's axes, sizes ``(w, h)``, and
-the direction as the vector ``(cos 2theta, sin 2theta)``, which has no jump where ``le90`` wraps. Offsets and sizes are
-expectations of distributions over fixed bins (Generalized Focal Loss, Li et al. 2020, eq. 5), in units of the stride.
+Every box parameter is continuous where the box is: centre offset ``(dx, dy)`` in the image's axes, sizes ``(w, h)``,
+and the direction as the vector ``(cos 2theta, sin 2theta)``, which has no jump where ``le90`` wraps. Offsets and sizes
+are expectations of distributions over fixed bins (Generalized Focal Loss, Li et al. 2020, eq. 5), in strides.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def offset_bins() -> Tensor:
 
 
 def size_bins() -> Tensor:
-    """Bin values of width and height in strides, ``(NUM_BINS,)``: quadratic, so that small objects get the fine steps."""
+    """Bin values of width and height in strides, ``(NUM_BINS,)``: quadratic, with fine steps for small objects."""
     return torch.linspace(0, 1, NUM_BINS).square() * MAX_SIZE_STRIDES
 
 
@@ -84,7 +84,6 @@ class DenseHead(nn.Module):
         distributions = joined[..., : 4 * NUM_BINS]
         directions = joined[..., 4 * NUM_BINS :] if self.oriented else None
         return RawOutputs(torch.cat(logits, 2).transpose(1, 2), distributions, directions)
-
 
 
 def decode_geometry(distributions: Tensor, points: Tensor, strides: Tensor) -> Tensor:

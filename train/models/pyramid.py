@@ -27,7 +27,12 @@ class Pyramid(nn.Module):
     """
 
     def __init__(
-        self, token_channels: int, token_stride: int, prior_channels: Mapping[int, int], strides: Sequence[int], channels: int
+        self,
+        token_channels: int,
+        token_stride: int,
+        prior_channels: Mapping[int, int],
+        strides: Sequence[int],
+        channels: int,
     ) -> None:
         super().__init__()
         self.strides, self.token_stride = tuple(strides), token_stride
