@@ -7,8 +7,15 @@ BUILD_INPUTS := pyproject.toml $(shell find cmake_ext -type f)
 
 .PHONY: run test lint clean
 
+# Renders one simulated scene with every sensor, detects with the demo bundle, and leaves pictures under out/.
 run: $(VENV)/runtime.stamp
-	$(BIN)/babelrs-run --help
+	rm -rf out
+	$(BIN)/python -m train.simulate --out out/scenes --train-scenes 0 --eval-scenes 1 --size 640 --seed 11 --workers 1
+	$(BIN)/babelrs-run --sensor rgb out/scenes/DOTA_800pix/val/images --out out --save-images
+	$(BIN)/babelrs-run --sensor sar out/scenes/SARDet_50K/JPEGImages --out out --save-images
+	$(BIN)/babelrs-run --sensor ir out/scenes/DroneVehicle/dota_test/png_images --out out --save-images
+	$(BIN)/python -m runtime.table out/detections.rgb.jsonl out/detections.sar.jsonl out/detections.ir.jsonl
+	@echo "Pictures and JSON Lines are under out/."
 
 test: lint
 	$(BIN)/python -m pytest
