@@ -32,8 +32,8 @@ class Sample:
 
     @property
     def name(self) -> str:
-        """Name of the image among all sensors, ``sensor/stem``."""
-        return f"{self.sensor}/{self.path.stem}"
+        """Name of the image among all sensors, ``sensor/file name``; with the ending, since stems may repeat."""
+        return f"{self.sensor}/{self.path.name}"
 
 
 def class_list(samples: list[Sample]) -> tuple[str, ...]:

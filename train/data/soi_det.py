@@ -6,7 +6,7 @@ The whole split's annotations are checked before anything is returned, and all f
 from __future__ import annotations
 
 import json
-import math
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,8 @@ from train.data.samples import Sample
 
 Split = Literal["train", "eval"]
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+LARGEST_PX = 1e6
+"""No annotated coordinate lies further out than this; beyond it something other than pixels was written."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,10 @@ def _read_text(root: Path, sensor: Sensor, split: Split) -> tuple[list[Sample], 
         return [], missing
     samples, faults = [], []
     texts = {path.stem: path for path in sorted(annotation_folder.glob("*.txt"))}
-    images = {path.stem: path for path in sorted(image_folder.iterdir()) if path.suffix.lower() in IMAGE_SUFFIXES}
+    images: dict[str, Path] = {}
+    for path in sorted(image_folder.iterdir()):
+        if path.suffix.lower() in IMAGE_SUFFIXES and images.setdefault(path.stem, path) != path:
+            faults.append(f"{path}: {images[path.stem].name} has the same annotation")
     faults += [f"{texts[stem]}: no image {stem}.* in {image_folder}" for stem in sorted(texts.keys() - images.keys())]
     faults += [
         f"{images[stem]}: no annotation {annotation_folder / (stem + '.txt')}"
@@ -127,8 +132,8 @@ def _dota_fields(fields: list[str]) -> tuple[list[float], str, bool]:
         points = [float(field) for field in fields[:8]]
     except ValueError:
         raise ValueError("a coordinate is not a number") from None
-    if not all(map(math.isfinite, points)):
-        raise ValueError("a coordinate is NaN or infinite")
+    if not all(abs(point) <= LARGEST_PX for point in points):
+        raise ValueError(f"a coordinate is NaN, infinite or beyond {LARGEST_PX:g} px")
     x, y = points[0::2], points[1::2]
     if abs(sum(x[i] * y[i - 3] - x[i - 3] * y[i] for i in range(4))) < 1e-6:
         raise ValueError("the box has no area")
@@ -141,38 +146,52 @@ def _read_coco(root: Path, split: Split) -> tuple[list[Sample], list[str]]:
     file, folder = root / _SAR_ANNOTATIONS[split], root / _SAR_IMAGES
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-        images, annotations = content["images"], content["annotations"]
+        images, annotations = list(content["images"]), list(content["annotations"])
         categories = {category["id"]: str(category["name"]) for category in content["categories"]}
         paths = {image["id"]: folder / image["file_name"] for image in images}
     except (OSError, UnicodeDecodeError, ValueError, KeyError, TypeError) as error:
         return [], [f"{file}: not a readable COCO file ({type(error).__name__}: {error})"]
     faults = [f"{file}: image file {path} is missing" for path in paths.values() if not path.is_file()]
-    if len(paths) != len(images):
-        faults.append(f"{file}: {len(images) - len(paths)} image ids occur more than once")
+    faults += _repeated(f"{file}: image id", [image["id"] for image in images])
+    faults += _repeated(f"{file}: image file", [image["file_name"] for image in images])
+    faults += _repeated(f"{file}: category id", [category["id"] for category in content["categories"]])
     by_image: dict[Any, list[dict[str, Any]]] = {key: [] for key in paths}
     for annotation in annotations:
         fault = _coco_fault(annotation, categories, by_image)
         if fault:
-            faults.append(f"{file}: annotation {annotation.get('id', annotation)!r}: {fault}")
+            name = annotation.get("id", annotation) if isinstance(annotation, dict) else annotation
+            faults.append(f"{file}: annotation {name!r}: {fault}")
         else:
             by_image[annotation["image_id"]].append(annotation)
     ordered = sorted(paths.items(), key=lambda item: item[1].name)
     return [_coco_sample(path, by_image[key], categories) for key, path in ordered], faults
 
 
-def _coco_fault(annotation: dict[str, Any], categories: dict[Any, str], images: dict[Any, Any]) -> str:
+def _repeated(what: str, values: list[Any]) -> list[str]:
+    return [f"{what} {value!r} occurs more than once" for value, count in Counter(values).items() if count > 1]
+
+
+def _coco_fault(annotation: Any, categories: dict[Any, str], images: dict[Any, Any]) -> str:
+    if not isinstance(annotation, dict):
+        return "is not a mapping"
     box = annotation.get("bbox")
-    if not (
-        isinstance(box, list) and len(box) == 4 and all(isinstance(v, (int, float)) and math.isfinite(v) for v in box)
-    ):
+    if not (isinstance(box, list) and len(box) == 4 and all(map(_is_coordinate, box))):
         return f"bbox {box!r} is not four finite numbers"
     if box[2] <= 0 or box[3] <= 0:
         return f"bbox {box!r} has no area"
-    if annotation.get("category_id") not in categories:
+    if not _among(annotation.get("category_id"), categories):
         return f"category_id {annotation.get('category_id')!r} is not among the categories"
-    if annotation.get("image_id") not in images:
+    if not _among(annotation.get("image_id"), images):
         return f"image_id {annotation.get('image_id')!r} is not among the images"
     return ""
+
+
+def _is_coordinate(value: Any) -> bool:
+    return isinstance(value, (int, float)) and abs(value) <= LARGEST_PX
+
+
+def _among(key: Any, known: dict[Any, Any]) -> bool:
+    return isinstance(key, (int, str)) and key in known
 
 
 def _coco_sample(path: Path, annotations: list[dict[str, Any]], categories: dict[Any, str]) -> Sample:
