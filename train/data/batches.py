@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from babelrs.errors import BabelRSError
 from babelrs.images import read_frame
 from babelrs.radiometry import RadiometryProfile, to_uint8
 from babelrs.sensors import Sensor
@@ -141,11 +143,34 @@ class CropDataset(Dataset[tuple[Sensor, torch.Tensor, Targets]]):
         return image
 
 
-def collate(items: Sequence[tuple[Sensor, torch.Tensor, Targets]]) -> Batch:
-    """Join crops to a batch, sensor by sensor."""
+class _Guarded(Dataset[Any]):
+    """Hands errors out as values: raised in a worker process, they would reach the user as a foreign traceback."""
+
+    def __init__(self, dataset: CropDataset) -> None:
+        self.dataset = dataset
+
+    def __getitem__(self, draw: Draw) -> tuple[Sensor, torch.Tensor, Targets] | BabelRSError:
+        try:
+            return self.dataset[draw]
+        except BabelRSError as error:
+            return BabelRSError(error.what, error.remedy)  # subclasses need not survive the way between processes
+
+
+def _raised(loader: Iterable[Batch | BabelRSError]) -> Iterator[Batch]:
+    for batch in loader:
+        if isinstance(batch, BabelRSError):
+            raise batch
+        yield batch
+
+
+def collate(items: Sequence[tuple[Sensor, torch.Tensor, Targets] | BabelRSError]) -> Batch | BabelRSError:
+    """Join crops to a batch, sensor by sensor; the first error instead, if there is one."""
     pixels: dict[Sensor, list[torch.Tensor]] = {}
     targets: dict[Sensor, list[Targets]] = {}
-    for sensor, image, target in items:
+    for item in items:
+        if isinstance(item, BabelRSError):
+            return item
+        sensor, image, target = item
         pixels.setdefault(sensor, []).append(image)
         targets.setdefault(sensor, []).append(target)
     return Batch({sensor: torch.stack(images) for sensor, images in pixels.items()}, targets)
@@ -154,16 +179,20 @@ def collate(items: Sequence[tuple[Sensor, torch.Tensor, Targets]]) -> Batch:
 def make_loader(
     dataset: CropDataset, batch: BatchConfig, data: DataConfig, steps: int, seed: int, first_step: int = 0
 ) -> Iterable[Batch]:
-    """The loader of a run: ``steps - first_step`` batches."""
+    """The loader of a run: ``steps - first_step`` batches.
+
+    Raises:
+        BabelRSError: While iterating: an image cannot be read.
+    """
     sizes = {sensor: len(group) for sensor, group in dataset.samples.items()}
     counts = {sensor: batch.count(sensor) for sensor in sizes}
     sampler = RatioSampler(sizes, counts, steps, seed, first_step)
-    loader: Iterable[Batch] = DataLoader(
-        dataset,
+    loader: Iterable[Batch | BabelRSError] = DataLoader(
+        _Guarded(dataset),
         batch_sampler=sampler,
         collate_fn=collate,
         num_workers=data.workers,
         prefetch_factor=4 if data.workers else None,
         pin_memory=torch.cuda.is_available(),
     )
-    return loader
+    return _raised(loader)
