@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from types import NoneType
+from typing import Any, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
@@ -17,7 +18,7 @@ def load_config(kind: type[Config], arguments: Sequence[str]) -> Config:
     """The settings that ``--config FILE.yaml`` and overrides such as ``--optimizer.lr 1e-4`` give.
 
     A list takes its values one after the other (``--data.sensors rgb ir``); a switch takes ``true`` or ``false``, or
-    nothing for ``true``. ``--help`` prints every field with its unit and default.
+    nothing for ``true``; ``none`` unsets what may be unset. ``--help`` prints every field with its unit and default.
 
     Raises:
         BabelRSError: The file cannot be read, or any setting is unknown or wrong; every fault is listed.
@@ -25,9 +26,10 @@ def load_config(kind: type[Config], arguments: Sequence[str]) -> Config:
     if "--help" in arguments or "-h" in arguments:
         _print_help(kind)
     overrides = _parse(arguments)
-    settings = _read_yaml(Path(overrides.pop("config"))) if "config" in overrides else {}
-    for path, value in overrides.items():
-        _put(settings, path.replace("-", "_").split("."), value)
+    settings = _read_yaml(overrides.pop("config")) if "config" in overrides else {}
+    for name, values in overrides.items():
+        path = name.replace("-", "_").split(".")
+        _put(settings, path, _value(_annotation(kind, path), values))
     try:
         return kind.model_validate(settings)
     except ValidationError as error:
@@ -51,8 +53,8 @@ def _print_help(kind: type[BaseModel]) -> None:
     )
 
 
-def _parse(arguments: Sequence[str]) -> dict[str, Any]:
-    """``--name value...`` pairs: no value is True, one is itself, more are a list."""
+def _parse(arguments: Sequence[str]) -> dict[str, list[str]]:
+    """The values of every ``--name value...``."""
     found: dict[str, list[str]] = {}
     name = ""
     for argument in arguments:
@@ -63,12 +65,33 @@ def _parse(arguments: Sequence[str]) -> dict[str, Any]:
             raise BabelRSError(f"Unexpected argument {argument!r}.", "Give options as --name value.")
         else:
             found[name].append(argument)
-    return {key: True if not values else values[0] if len(values) == 1 else values for key, values in found.items()}
+    return found
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def _annotation(kind: type[BaseModel], path: Sequence[str]) -> Any:
+    """The type of the setting that ``path`` names; ``None`` where there is no such setting."""
+    field = kind.model_fields.get(path[0])
+    annotation = field.annotation if field else None
+    if len(path) == 1 or not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+        return annotation if len(path) == 1 else None
+    return _annotation(annotation, path[1:])
+
+
+def _value(annotation: Any, values: list[str]) -> Any:
+    """What a setting of this type is given; where that is the wrong number of values, a list that validation refuses."""
+    if annotation is bool and not values:
+        return True
+    if get_origin(annotation) is tuple or len(values) != 1:
+        return values
+    return None if values[0].lower() == "none" and NoneType in get_args(annotation) else values[0]
+
+
+def _read_yaml(paths: Sequence[str]) -> dict[str, Any]:
     import yaml
 
+    if len(paths) != 1:
+        raise BabelRSError(f"--config has {len(paths)} values.", "Give one YAML file.")
+    path = Path(paths[0])
     try:
         loaded = yaml.safe_load(path.read_text())
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
