@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator, model_validator
 
 from babelrs.sensors import Sensor
 
@@ -173,6 +173,11 @@ class FinetuneConfig(_Section):
     assigner: AssignerConfig = AssignerConfig()
     loss: LossConfig = LossConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
+
+    @field_validator("precision", mode="before")
+    @classmethod
+    def _word_no(cls, value: object) -> object:
+        return "no" if value is False else value  # YAML reads a bare no as false
 
     @model_validator(mode="after")
     def _every_sensor_has_images(self) -> FinetuneConfig:
