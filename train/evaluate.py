@@ -103,6 +103,7 @@ def main(arguments: list[str]) -> int:
         "training": checkpoint.training,
         **result.to_dict(),
     }
+    out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
     sys.stdout.write(result.format_table() + "\n")
     return 0
