@@ -65,7 +65,7 @@ def load_checkpoint(folder: Path) -> tuple[Detector, Checkpoint]:
     """The detector in evaluation mode on the CPU, and its record.
 
     Raises:
-        BabelRSError: A file is missing, of another schema, or the weights do not fit the configuration.
+        BabelRSError: A file is missing, of another schema or not valid, or the weights do not fit the configuration.
     """
     record = _read_record(folder)
     try:
@@ -76,11 +76,13 @@ def load_checkpoint(folder: Path) -> tuple[Detector, Checkpoint]:
             record.get("training", {}),
             record.get("metrics", {}),
         )
-    except (KeyError, TypeError, AttributeError, ValidationError) as error:
+        detector = Detector(checkpoint.model, checkpoint.classes)
+        if checkpoint.profiles.keys() != checkpoint.classes.keys():
+            raise BabelRSError("classes and profiles are of different sensors")
+    except (KeyError, TypeError, AttributeError, ValidationError, BabelRSError) as error:
         raise BabelRSError(
             f"{folder / RECORD_FILE} is not a valid checkpoint record: {error}.", "Restore the file."
         ) from None
-    detector = Detector(checkpoint.model, checkpoint.classes)
     _load_weights(detector, folder / WEIGHTS_FILE)
     return detector.eval(), checkpoint
 
