@@ -99,13 +99,17 @@ class TimmViT(nn.Module):
 
         if config.name not in timm.list_models():
             raise BabelRSError(f"Unknown backbone {config.name!r}.", "Use conv_vit or a ViT name that timm lists.")
-        vit: Any = timm.create_model(
-            config.name,
-            pretrained=config.pretrained,
-            num_classes=0,
-            dynamic_img_size=True,
-            drop_path_rate=config.drop_path,
-        )
+        try:
+            vit: Any = timm.create_model(
+                config.name,
+                pretrained=config.pretrained,
+                num_classes=0,
+                dynamic_img_size=True,
+                drop_path_rate=config.drop_path,
+            )
+        except TypeError as error:  # the model has no such settings
+            what = f"Backbone {config.name!r} is no ViT that takes any image size ({error})."
+            raise BabelRSError(what, "Use conv_vit or a plain ViT of timm.") from error
         self.vit = vit
         self.taps = _checked_taps(config.taps, len(vit.blocks))
         self.prefix_tokens: int = vit.num_prefix_tokens
