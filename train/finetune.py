@@ -189,9 +189,11 @@ def main(arguments: list[str]) -> int:
     config = load_config(FinetuneConfig, arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     samples = limited(read_split(config.data.root, config.data.sensors, "train"), config.data.images_per_sensor)
+    if empty := [sensor.value for sensor, group in samples.items() if not class_list(group)]:
+        raise BabelRSError(f"No image of {', '.join(empty)} has an object.", "Annotate some, or change data.sensors.")
+    trainer = Trainer(config, samples, Accelerator(mixed_precision=config.precision))
     config.out.mkdir(parents=True, exist_ok=True)
     (config.out / "config.json").write_text(config.model_dump_json(indent=1) + "\n")
-    trainer = Trainer(config, samples, Accelerator(mixed_precision=config.precision))
     folder = trainer.run()
     log.info("done: %s", folder)
     return 0
