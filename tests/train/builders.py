@@ -89,8 +89,8 @@ def random_pixels(shape: tuple[int, ...], seed: int) -> torch.Tensor:
 def save_tiny(folder: Path, detector: Detector, **changes: Any) -> Checkpoint:
     """Write ``detector`` as a checkpoint and return its record."""
     profiles = {sensor: DEFAULT_PROFILES[sensor] for sensor in detector.classes}
-    fields: dict[str, Any] = {"training": {"seed": 3, "step": 7}, "metrics": {"h_map": 0.5}}
-    checkpoint = Checkpoint(detector.config, detector.classes, profiles, **{**fields, **changes})
+    fields: dict[str, Any] = {"profiles": profiles, "training": {"seed": 3, "step": 7}, "metrics": {"h_map": 0.5}}
+    checkpoint = Checkpoint(detector.config, detector.classes, **{**fields, **changes})
     save_checkpoint(folder, detector.state_dict(), checkpoint)
     return checkpoint
 

@@ -170,7 +170,7 @@ def squeezed(text: str) -> str:
 def test_help_shows_every_field_with_description_and_default(
     kind: type[BaseModel], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("COLUMNS", "90")  # one column
     with pytest.raises(SystemExit) as left:
         load_config(kind, ["--help"])
     assert left.value.code == 0

@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from babelrs.errors import run_command
+from babelrs.images import read_frame
+from babelrs.radiometry import DEFAULT_PROFILES, to_uint8
+from babelrs.sensors import Sensor
+from tests.train.builders import (
+    CLASSES,
+    dota_line,
+    random_detector,
+    random_pixels,
+    save_tiny,
+    tiny_model,
+    write_all_sensors,
+    write_text_image,
+)
+from train.data.soi_det import read_split
+from train.evaluate import evaluate_samples, ground_truth, main
+from train.models.detector import SensorDetector
+from train.predict import Predictor
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    save_tiny(tmp_path / "c", random_detector(tiny_model(), 0))
+    return tmp_path / "c"
+
+
+def test_a_measured_checkpoint_leaves_a_record_and_a_table(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_all_sensors(tmp_path / "data", "eval", count=2)
+    out = tmp_path / "new" / "e.json"
+    arguments = ["--checkpoint", str(checkpoint), "--data.root", str(tmp_path / "data"), "--out", str(out), "--threads", "1"]
+    assert run_command(main, arguments) == 0
+    record = json.loads(out.read_text())
+    assert record["schema"] == "babelrs.evaluation/1" and record["images"] == {"rgb": 2, "sar": 2, "ir": 2}
+    table = capsys.readouterr().out
+    for name in ("ship", "vehicle", "Car"):
+        assert name in table
+
+
+def test_a_sensor_that_the_checkpoint_does_not_serve_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_tiny(tmp_path / "c", random_detector(tiny_model(), 0, {Sensor.IR: CLASSES[Sensor.IR]}))
+    write_all_sensors(tmp_path / "data", "eval")
+    arguments = ["--checkpoint", str(tmp_path / "c"), "--data.root", str(tmp_path / "data")]
+    assert run_command(main, [*arguments, "--data.sensors", "ir", "sar"]) == 2
+    message = capsys.readouterr().err
+    assert "sar" in message and "ir" in message and "Traceback" not in message
+    assert run_command(main, [*arguments, "--data.sensors", "ir"]) == 0
+
+
+def test_a_class_that_the_checkpoint_lacks_is_named_with_its_file(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = [dota_line([20, 20, 10, 5, 0], "Car"), dota_line([20, 20, 10, 5, 0], "hover craft")]
+    _, text = write_text_image(tmp_path / "data", Sensor.IR, "eval", "odd", lines)
+    arguments = ["--checkpoint", str(checkpoint), "--data.root", str(tmp_path / "data"), "--data.sensors", "ir"]
+    assert run_command(main, arguments) == 2
+    message = capsys.readouterr().err
+    assert "hover craft" in message and "odd" in message and "'Car'" not in message
+
+
+def test_labels_of_the_truth_are_those_of_the_checkpoint(tmp_path: Path) -> None:
+    lines = [dota_line([20, 20, 10, 5, 0], "Person", 1), dota_line([30, 20, 12, 5, 0], "Bicycle")]
+    write_text_image(tmp_path, Sensor.IR, "eval", "a", lines)
+    truth = ground_truth(read_split(tmp_path, [Sensor.IR], "eval")[Sensor.IR][0], ("Person", "Car", "Bicycle"))
+    assert truth.labels.tolist() == [0, 2] and truth.ignore.tolist() == [True, False]
+
+
+def test_images_of_one_stem_do_not_hide_each_other(tmp_path: Path) -> None:
+    from tests.train.builders import coco, write_sar
+
+    write_sar(tmp_path, "eval", coco({"a.png": [[5, 5, 20, 8]], "a.jpg": [[9, 9, 8, 20]]}))
+    samples = read_split(tmp_path, [Sensor.SAR], "eval")
+    detector = random_detector(tiny_model(), 0)
+    record = save_tiny(tmp_path / "c", detector)
+    found = evaluate_samples(detector, record, samples)
+    assert found.num_images == {Sensor.SAR: 2} and found.classes[0].num_objects == 2
+
+
+def test_prediction_of_one_tile_is_the_model_s_own_output_after_suppression(tmp_path: Path) -> None:
+    detector = random_detector(tiny_model(), 2)
+    pixels = random_pixels((1, 50, 60, 1), 3)[0].numpy()  # smaller than the input: padded right and below
+    predictor = Predictor(detector, DEFAULT_PROFILES[Sensor.IR], Sensor.IR, score_threshold=0.0)
+    found = predictor(pixels)
+    padded = np.zeros((1, 64, 64, 1), np.uint8)
+    padded[0, :50, :60] = pixels
+    with torch.no_grad():
+        boxes, scores, _ = SensorDetector(detector, Sensor.IR, 24).eval()(torch.from_numpy(padded))
+    assert len(found) > 0 and found.scores[0] == pytest.approx(float(scores[0, 0]), abs=1e-6)
+    for box, score in zip(found.boxes, found.scores, strict=True):
+        nearest = np.abs(scores[0].numpy() - score) + np.abs(boxes[0].numpy() - box).max(axis=1)
+        assert nearest.min() < 1e-3
+
+
+def test_an_image_file_is_read_by_the_profile_of_the_checkpoint(tmp_path: Path) -> None:
+    image, _ = write_text_image(tmp_path, Sensor.RGB, "eval", "a", [], size=(64, 96))
+    predictor = Predictor(random_detector(tiny_model(), 2), DEFAULT_PROFILES[Sensor.RGB], Sensor.RGB, score_threshold=0.0)
+    direct = predictor(to_uint8(read_frame(image), DEFAULT_PROFILES[Sensor.RGB]))
+    np.testing.assert_array_equal(predictor.from_file(image).boxes, direct.boxes)
