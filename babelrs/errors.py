@@ -26,7 +26,8 @@ class BabelRSError(Exception):
     exit_code = EXIT_USER_INPUT
 
     def __init__(self, what: str, remedy: str = "") -> None:
-        super().__init__(f"{what} {remedy}".strip())
+        separator = "\n" if "\n" in what else " "
+        super().__init__(f"{what}{separator}{remedy}".strip())
         self.what = what
         self.remedy = remedy
 
@@ -48,7 +49,7 @@ def collected(what: str, faults: Sequence[str], remedy: str, shown: int = 50) ->
     lines = [f"  - {fault}" for fault in faults[:shown]]
     if len(faults) > shown:
         lines.append(f"  ... and {len(faults) - shown} more")
-    return BabelRSError("\n".join([f"{what} ({len(faults)}):", *lines, ""]), remedy)
+    return BabelRSError("\n".join([f"{what} ({len(faults)}):", *lines]), remedy)
 
 
 def run_command(main: Callable[[list[str]], int], argv: Sequence[str] | None = None) -> int:

@@ -22,7 +22,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _print_table(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m runtime.table", description="Show JSON Lines of babelrs-run as a table.")
+    parser = argparse.ArgumentParser(
+        prog="python -m runtime.table", description="Show results of babelrs-run as a table."
+    )
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE.jsonl")
     rows = [row for file in parser.parse_args(argv).files for row in read_rows(file)]
     sys.stdout.write("\n".join([HEAD, "-" * len(HEAD), *map(format_row, rows)]) + "\n")
