@@ -5,113 +5,34 @@ import math
 import numpy as np
 import numpy.typing as npt
 import pytest
-import shapely
 
 from babelrs.boxes import paired_iou, rotated_intersection, rotated_iou, to_corners
+from benchmarks.box_pairs import KINDS, jittered, shapely_iou
 
 Floats = npt.NDArray[np.float64]
 PAIRS_PER_KIND = 12_500  # eight kinds: 100,000 pairs
 TOLERANCE = 1e-5
 
 
-def _random_boxes(rng: np.random.Generator, count: int, thinness: float = 1.0) -> Floats:
-    sides = np.exp(rng.uniform(np.log(2), np.log(400), (count, 2)))
-    sides[:, 1] = sides[:, 0] / thinness if thinness > 1 else sides[:, 1]
-    return np.column_stack([rng.uniform(0, 800, (count, 2)), sides, rng.uniform(-2 * math.pi, 2 * math.pi, count)])
-
-
-def _unrelated(rng: np.random.Generator, count: int) -> tuple[Floats, Floats]:
-    return _random_boxes(rng, count), _random_boxes(rng, count)
-
-
-def _jittered(rng: np.random.Generator, count: int) -> tuple[Floats, Floats]:
-    a = _random_boxes(rng, count)
-    b = a.copy()
-    b[:, :2] += rng.normal(0, 0.2, (count, 2)) * a[:, 2:4]
-    b[:, 2:4] *= np.exp(rng.normal(0, 0.2, (count, 2)))
-    b[:, 4] += rng.normal(0, 0.3, count)
-    return a, b
-
-
-def _identical(rng: np.random.Generator, count: int) -> tuple[Floats, Floats]:
-    a = _random_boxes(rng, count)
-    b = a.copy()
-    b[:, 4] += math.pi * rng.integers(-2, 3, count)  # the same rectangle, written with another angle
-    return a, b
-
-
-def _nested(rng: np.random.Generator, count: int) -> tuple[Floats, Floats]:
-    a = _random_boxes(rng, count)
-    b = a.copy()
-    b[:, 2:4] *= rng.uniform(0.05, 1, (count, 1))
-    b[:, 4] += np.where(rng.random(count) < 0.5, 0, rng.uniform(-0.01, 0.01, count))
-    return a, b
-
-
-def _touching(rng: np.random.Generator, count: int) -> tuple[Floats, Floats]:
-    """Side by side along an edge, with the same angle: they share a line and no area."""
-    a = _random_boxes(rng, count)
-    b = a.copy()
-    b[:, 0] += a[:, 2] * np.cos(a[:, 4])
-    b[:, 1] += a[:, 2] * np.sin(a[:, 4])
-    return a, b
-
-
-def _thin(rng: np.random.Generator, count: int) -> tuple[Floats, Floats]:
-    a, b = _random_boxes(rng, count, thinness=200), _random_boxes(rng, count, thinness=200)
-    b[:, :2] = a[:, :2] + rng.normal(0, 3, (count, 2))
-    b[::2, 4] = a[::2, 4] + rng.normal(0, 0.005, len(a[::2]))  # almost parallel, as wakes and jetties are
-    return a, b
-
-
-def _degenerate(rng: np.random.Generator, count: int) -> tuple[Floats, Floats]:
-    a, b = _jittered(rng, count)
-    a[rng.random(count) < 0.5, 2] = 0
-    b[rng.random(count) < 0.5, 3] = 0
-    a[rng.random(count) < 0.2, 2:4] = 0
-    b[::3, :2] = a[::3, :2]
-    return a, b
-
-
-def _far_away(rng: np.random.Generator, count: int) -> tuple[Floats, Floats]:
-    a, b = _jittered(rng, count)
-    shift = rng.uniform(-1e5, 1e5, (count, 2))
-    return a + np.pad(shift, ((0, 0), (0, 3))), b + np.pad(shift, ((0, 0), (0, 3)))
-
-
-KINDS = [_unrelated, _jittered, _identical, _nested, _touching, _thin, _degenerate, _far_away]
-
-
-def _shapely_iou(a: Floats, b: Floats) -> Floats:
-    """IoU of paired boxes by shapely, in a frame near the origin; 0 where the union has no area."""
-    local = np.pad(a[:, :2], ((0, 0), (0, 3)))
-    left, right = shapely.polygons(to_corners(a - local)), shapely.polygons(to_corners(b - local))
-    # On a grid: without one, GEOS 3.14 finds only points in common for some rectangles that are equal up to rounding.
-    shared = shapely.area(shapely.intersection(left, right, grid_size=1e-9))
-    united = shapely.area(left) + shapely.area(right) - shared
-    return np.divide(shared, united, out=np.zeros_like(shared), where=united > 0)
-
-
-@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__.strip("_"))
-def test_iou_equals_shapelys(kind: object) -> None:
-    assert callable(kind)
-    rng = np.random.default_rng(KINDS.index(kind))
-    a, b = kind(rng, PAIRS_PER_KIND)
+@pytest.mark.parametrize("kind", KINDS)
+def test_iou_equals_shapelys(kind: str) -> None:
+    seed = list(KINDS).index(kind)
+    a, b = KINDS[kind](np.random.default_rng(seed), PAIRS_PER_KIND)
     ours = paired_iou(a, b)
     assert not np.isnan(ours).any() and ours.min() >= 0 and ours.max() <= 1
-    error = np.abs(ours - _shapely_iou(a, b))
+    error = np.abs(ours - shapely_iou(a, b))
     worst = int(error.argmax())
-    assert error[worst] <= TOLERANCE, f"seed {KINDS.index(kind)}, pair {worst}: {a[worst]} and {b[worst]}"
+    assert error[worst] <= TOLERANCE, f"seed {seed}, pair {worst}: {a[worst]} and {b[worst]}"
 
 
 def test_float32_boxes_keep_the_accuracy() -> None:
-    a, b = _jittered(np.random.default_rng(8), 20_000)
+    a, b = jittered(np.random.default_rng(8), 20_000)
     a, b = a.astype(np.float32).astype(np.float64), b.astype(np.float32).astype(np.float64)
-    assert np.abs(paired_iou(a.astype(np.float32), b.astype(np.float32)) - _shapely_iou(a, b)).max() <= TOLERANCE
+    assert np.abs(paired_iou(a.astype(np.float32), b.astype(np.float32)) - shapely_iou(a, b)).max() <= TOLERANCE
 
 
 def test_table_holds_every_pair() -> None:
-    a, b = _jittered(np.random.default_rng(9), 40)
+    a, b = jittered(np.random.default_rng(9), 40)
     a[:, :2] /= 8  # crowd them, so that most pairs overlap
     b[:, :2] /= 8
     table = rotated_iou(a, b[:30])
