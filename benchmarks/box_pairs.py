@@ -1,4 +1,4 @@
-"""Pairs of oriented boxes that overlap in every way that has broken an implementation, and shapely's answer for them."""
+"""Pairs of oriented boxes that overlap in every way that has broken an implementation, and shapely's answer."""
 
 from __future__ import annotations
 

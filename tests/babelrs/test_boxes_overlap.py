@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from babelrs.boxes import paired_iou, rotated_intersection, rotated_iou, to_corners
+from babelrs.boxes import paired_iou, rotated_intersection, rotated_iou
 from benchmarks.box_pairs import KINDS, jittered, shapely_iou
 
 Floats = npt.NDArray[np.float64]
