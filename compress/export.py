@@ -14,7 +14,9 @@ from onnx import ModelProto
 from babelrs import __version__
 from babelrs.sensors import Sensor
 from compress.local_function import add_aggregate_function
+from train.models.backbone import TimmViT
 from train.models.detector import Detector, SensorDetector
+from train.models.pyramid import level_sizes
 
 OPSET = 17
 """The oldest opset with LayerNormalization; TensorRT 10.3 and ONNX Runtime 1.18 read it."""
@@ -26,7 +28,7 @@ def export_graph(detector: Detector, sensor: Sensor) -> ModelProto:
     """One sensor's graph, weights inside.
 
     Input ``pixels`` uint8 ``(N, H, W, C)`` with N dynamic; outputs ``boxes`` float32 ``(N, K, 5)``, ``scores`` float32
-    ``(N, K)``, ``labels`` int32 ``(N, K)``.
+    ``(N, K)``, ``labels`` int32 ``(N, K)``; K is ``max_detections``, or the number of anchor points if that is less.
 
     Args:
         detector: In evaluation mode, on the CPU.
@@ -34,6 +36,8 @@ def export_graph(detector: Detector, sensor: Sensor) -> ModelProto:
     """
     height, width = detector.config.input_px.of(sensor)
     model = SensorDetector(copy.deepcopy(detector), sensor, detector.config.max_detections).eval()
+    if isinstance(model.detector.backbone, TimmViT):
+        model.detector.backbone.fix_image_size(height, width)
     for module in model.modules():
         if hasattr(module, "fused_attn"):
             setattr(module, "fused_attn", False)  # noqa: B010  plain matrix products: what engines know how to fuse
@@ -43,6 +47,7 @@ def export_graph(detector: Detector, sensor: Sensor) -> ModelProto:
         # the TorchScript exporter: quantized graphs need it too, and it keeps the aggregation one node
         warnings.filterwarnings("ignore", category=DeprecationWarning)
         warnings.filterwarnings("ignore", message="Converting a tensor to a Python")  # sizes are meant to be constants
+        warnings.filterwarnings("ignore", message="torch.tensor results are registered as constants")
         warnings.filterwarnings("ignore", message="The exported ONNX model failed ONNX shape inference")
         torch.onnx.export(
             model,
@@ -56,7 +61,8 @@ def export_graph(detector: Detector, sensor: Sensor) -> ModelProto:
         )
         graph = onnx.load(file)
     add_aggregate_function(graph)
-    _describe(graph, sensor, detector.config.max_detections)
+    num_points = sum(rows * columns for rows, columns in level_sizes(height, width, detector.config.strides))
+    _describe(graph, sensor, min(detector.config.max_detections, num_points))
     onnx.checker.check_model(graph)
     return graph
 

@@ -118,6 +118,11 @@ class TimmViT(nn.Module):
         self.spatial_prior = ConvStem(config.stem_widths[:3], config.stem_blocks[:3])
         self.prior_channels = {s: c for s, c in self.spatial_prior.channels.items() if s >= 4}
 
+    def fix_image_size(self, height: int, width: int) -> None:
+        """Take images of one size from now on: positions are resampled once, which an exported graph cannot do."""
+        self.vit.set_input_size(img_size=(height, width))
+        self.vit.dynamic_img_size, self.vit.patch_embed.flatten = False, True
+
     def forward(self, images: Tensor) -> Features:
         """Features of normalised images ``(B, 3, H, W)``; H and W multiples of the patch size."""
         maps = self.spatial_prior(images)
