@@ -161,7 +161,7 @@ def main(arguments: list[str]) -> int:
         shutil.rmtree(aside, ignore_errors=True)
     bundle = open_bundle(config.out)
     if config.archive:
-        pack_bundle(bundle, config.out.with_suffix(".babelrs"))
+        pack_bundle(bundle, config.out.with_name(config.out.name + ".babelrs"))
     log.info("bundle %s in %s", bundle.digest[:12], config.out)
     return 0
 
