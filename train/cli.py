@@ -78,7 +78,7 @@ def _annotation(kind: type[BaseModel], path: Sequence[str]) -> Any:
 
 
 def _value(annotation: Any, values: list[str]) -> Any:
-    """What a setting of this type is given; where that is the wrong number of values, a list that validation refuses."""
+    """What a setting of this type is given; too many or too few values stay a list, which validation refuses."""
     if annotation is bool and not values:
         return True
     if get_origin(annotation) is tuple or len(values) != 1:
