@@ -49,7 +49,7 @@ def test_real_boxes_are_le90_and_sar_boxes_are_horizontal(shared_data: Path, sen
     quarter = np.float32(np.pi / 2)
     assert (boxes[:, 4] >= -quarter).all() and (boxes[:, 4] < quarter).all()
     if sensor is Sensor.SAR:
-        assert np.isin(boxes[:, 4], [0, -quarter]).all()
+        assert np.isin(boxes[:, 4], np.array([0, -quarter], np.float32)).all()
     else:
         assert len(np.unique(boxes[:, 4].round(2))) > 50
 

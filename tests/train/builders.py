@@ -69,7 +69,8 @@ def random_detector(
                 tensor.mul_((0.3 * noise).exp())
             else:
                 fan_in = tensor[0].numel() if tensor.ndim > 1 else 1
-                tensor.add_(spread * noise * (3.0 / fan_in**0.5 if tensor.ndim > 1 else 1.0))
+                gain = 6.0 if "classify" in name or "regress" in name else 1.0  # candidates unlike each other
+                tensor.add_(gain * spread * noise * (3.0 / fan_in**0.5 if tensor.ndim > 1 else 1.0))
     return detector.eval()
 
 
@@ -102,7 +103,13 @@ def dota_line(box: Sequence[float], name: str, difficult: int | None = 0) -> str
 
 
 def write_text_image(
-    root: Path, sensor: Sensor, split: str, stem: str, lines: Sequence[str], size: tuple[int, int] = (40, 50), suffix: str = ".png"
+    root: Path,
+    sensor: Sensor,
+    split: str,
+    stem: str,
+    lines: Sequence[str],
+    size: tuple[int, int] = (40, 50),
+    suffix: str = ".png",
 ) -> tuple[Path, Path]:
     """An RGB or infrared image of ``size`` (rows, columns) with its annotation; returns both paths."""
     images, annotations = (root / part for part in TEXT_FOLDERS[sensor, split])
@@ -127,7 +134,8 @@ def write_sar(root: Path, split: str, content: Mapping[str, Any], size: tuple[in
 
 def coco(boxes_by_image: Mapping[str, Sequence[Sequence[float]]], name: str = "vehicle") -> dict[str, Any]:
     """COCO content of one category from ``x, y, w, h`` boxes by file name."""
-    images, annotations = [], []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     for number, (file_name, boxes) in enumerate(boxes_by_image.items(), start=100):
         images.append({"id": number, "file_name": file_name, "width": 50, "height": 40})
         for box in boxes:

@@ -21,9 +21,11 @@ POINTS, STRIDES = anchor_points(128, 96, LEVELS, torch.device("cpu"))
 def settings(points_per_object: int = 5, radius: float = 1.0) -> AssignerConfig:
     return AssignerConfig.model_validate(
         {
-            "points_per_object": points_per_object, "score_exponent": 0.5, "overlap_exponent": 4,
+            "points_per_object": points_per_object,
+            "score_exponent": 0.5,
+            "overlap_exponent": 4,
             "centre_radius_strides": radius,
-        }  # fmt: skip
+        }
     )
 
 
@@ -167,7 +169,9 @@ def test_the_best_point_gets_its_overlap_as_quality() -> None:
     assert result.quality.max() > 0 and result.quality.argmax() >= 0
     perfect = box.expand(len(POINTS), 5)
     targets = Targets(box, torch.tensor([0]), torch.zeros(0, 5))
-    exact = assign(torch.full((len(POINTS), 1), 0.5), gaussians(perfect), targets, gaussians(box), POINTS, STRIDES, settings())
+    exact = assign(
+        torch.full((len(POINTS), 1), 0.5), gaussians(perfect), targets, gaussians(box), POINTS, STRIDES, settings()
+    )
     assert (exact.quality > 0.99).all()
 
 

@@ -205,7 +205,9 @@ def test_the_command_lists_all_annotation_faults_before_the_first_step_and_exits
 
     _, text = write_text_image(tmp_path / "data", Sensor.IR, "train", "a", ["nan 1 2 3 4 5 6 7 Car 0", "1 2"])
     out = tmp_path / "run"
-    done = run_finetune(["--out", str(out), "--data.root", str(tmp_path / "data"), "--data.sensors", "ir", "sar"], repository)
+    done = run_finetune(
+        ["--out", str(out), "--data.root", str(tmp_path / "data"), "--data.sensors", "ir", "sar"], repository
+    )
     assert done.returncode == 2 and not out.exists() and "Traceback" not in done.stderr
     for part in (f"{text}:1", f"{text}:2", "after_merge_train.json"):
         assert part in done.stderr

@@ -38,7 +38,16 @@ def test_a_measured_checkpoint_leaves_a_record_and_a_table(
 ) -> None:
     write_all_sensors(tmp_path / "data", "eval", count=2)
     out = tmp_path / "new" / "e.json"
-    arguments = ["--checkpoint", str(checkpoint), "--data.root", str(tmp_path / "data"), "--out", str(out), "--threads", "1"]
+    arguments = [
+        "--checkpoint",
+        str(checkpoint),
+        "--data.root",
+        str(tmp_path / "data"),
+        "--out",
+        str(out),
+        "--threads",
+        "1",
+    ]
     assert run_command(main, arguments) == 0
     record = json.loads(out.read_text())
     assert record["schema"] == "babelrs.evaluation/1" and record["images"] == {"rgb": 2, "sar": 2, "ir": 2}
@@ -63,7 +72,7 @@ def test_a_class_that_the_checkpoint_lacks_is_named_with_its_file(
     checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lines = [dota_line([20, 20, 10, 5, 0], "Car"), dota_line([20, 20, 10, 5, 0], "hover craft")]
-    _, text = write_text_image(tmp_path / "data", Sensor.IR, "eval", "odd", lines)
+    write_text_image(tmp_path / "data", Sensor.IR, "eval", "odd", lines)
     arguments = ["--checkpoint", str(checkpoint), "--data.root", str(tmp_path / "data"), "--data.sensors", "ir"]
     assert run_command(main, arguments) == 2
     message = capsys.readouterr().err
@@ -105,6 +114,8 @@ def test_prediction_of_one_tile_is_the_model_s_own_output_after_suppression(tmp_
 
 def test_an_image_file_is_read_by_the_profile_of_the_checkpoint(tmp_path: Path) -> None:
     image, _ = write_text_image(tmp_path, Sensor.RGB, "eval", "a", [], size=(64, 96))
-    predictor = Predictor(random_detector(tiny_model(), 2), DEFAULT_PROFILES[Sensor.RGB], Sensor.RGB, score_threshold=0.0)
+    predictor = Predictor(
+        random_detector(tiny_model(), 2), DEFAULT_PROFILES[Sensor.RGB], Sensor.RGB, score_threshold=0.0
+    )
     direct = predictor(to_uint8(read_frame(image), DEFAULT_PROFILES[Sensor.RGB]))
     np.testing.assert_array_equal(predictor.from_file(image).boxes, direct.boxes)

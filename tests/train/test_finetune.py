@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,8 @@ def test_the_rate_warms_up_to_its_peak_and_falls_as_a_cosine() -> None:
     rates = [learning_rate(step, 110, config) for step in range(111)]
     assert rates[0] == pytest.approx(0.001) and rates[9] == pytest.approx(0.01) == rates[10]
     assert rates[60] == pytest.approx(0.01 * (0.1 + 0.9 * 0.5)) and rates[110] == pytest.approx(0.001)
-    assert all(a < b for a, b in zip(rates[:9], rates[1:10], strict=True))
-    assert all(a > b for a, b in zip(rates[10:], rates[11:], strict=False))
+    assert all(a < b for a, b in pairwise(rates[:10]))
+    assert all(a > b for a, b in pairwise(rates[10:]))
 
 
 def test_a_run_shorter_than_its_warm_up_has_a_rate() -> None:
@@ -70,7 +71,8 @@ def test_averaging_does_not_touch_the_model() -> None:
 
 def test_limits_take_the_first_samples() -> None:
     samples: dict[Sensor, list[Any]] = {Sensor.IR: [1, 2, 3], Sensor.SAR: [4]}
-    assert limited(samples, 2) == {Sensor.IR: [1, 2], Sensor.SAR: [4]} and limited(samples, None) == samples
+    wanted: dict[Sensor, list[Any]] = {Sensor.IR: [1, 2], Sensor.SAR: [4]}
+    assert limited(samples, 2) == wanted and limited(samples, None) == samples
 
 
 def settings(folder: Path, out: str, **changes: Any) -> list[str]:
@@ -123,7 +125,9 @@ def test_a_run_logs_every_sensor_s_losses(run: Path) -> None:
 def test_the_same_seed_gives_the_same_weights_and_another_does_not(run: Path) -> None:
     assert run_command(main, settings(run, "again")) == 0
     assert run_command(main, settings(run, "other", seed=5)) == 0
-    first, again, other = (load_checkpoint(run / name / "final")[0].state_dict() for name in ("first", "again", "other"))
+    first, again, other = (
+        load_checkpoint(run / name / "final")[0].state_dict() for name in ("first", "again", "other")
+    )
     assert all(torch.equal(tensor, again[name]) for name, tensor in first.items())
     assert not all(torch.equal(tensor, other[name]) for name, tensor in first.items())
 
@@ -135,7 +139,9 @@ def test_a_sensor_without_any_object_is_refused(run: Path, tmp_path: Path, capsy
     assert "ir" in capsys.readouterr().err
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_with_a_message(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_loss_that_is_not_finite_stops_the_run_with_a_message(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     write_all_sensors(tmp_path / "data", "train", count=1)
     wild = {"lr": 1e30, "warmup_steps": 0, "clip_norm": 1e30}
     assert run_command(main, settings(tmp_path, "wild", optimizer=wild, steps=20)) == 2

@@ -33,9 +33,7 @@ ASSIGNER = AssignerConfig.model_validate(
 POINTS, STRIDES = anchor_points(64, 64, (8, 16), torch.device("cpu"))
 
 
-def targets_of(
-    boxes: list[list[float]], labels: list[int], ignore: list[list[float]] | None = None
-) -> Targets:
+def targets_of(boxes: list[list[float]], labels: list[int], ignore: list[list[float]] | None = None) -> Targets:
     return Targets(
         torch.tensor(boxes, dtype=torch.float32).reshape(-1, 5),
         torch.tensor(labels, dtype=torch.long),
@@ -207,10 +205,14 @@ def test_images_without_objects_teach_background_only() -> None:
 def test_an_image_without_objects_beside_one_with_them_changes_only_the_classes() -> None:
     full = targets_of([[30, 30, 20, 8, 0.3]], [0])
     raw = leaves(4, images=2)
-    alone = RawOutputs(raw.logits[:1], raw.distributions[:1], raw.directions[:1] if raw.directions is not None else None)
+    alone = RawOutputs(
+        raw.logits[:1], raw.distributions[:1], raw.directions[:1] if raw.directions is not None else None
+    )
     one = head_loss(alone, [full], POINTS, STRIDES, LOSS, ASSIGNER)
     both = head_loss(raw, [full, targets_of([], [])], POINTS, STRIDES, LOSS, ASSIGNER)
-    torch.testing.assert_close((both.overlap, both.distributions, both.direction), (one.overlap, one.distributions, one.direction))
+    torch.testing.assert_close(
+        (both.overlap, both.distributions, both.direction), (one.overlap, one.distributions, one.direction)
+    )
     assert both.classes > one.classes
 
 

@@ -37,7 +37,9 @@ def farthest_corner(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> f
     turn=angles,
     mirror=st.booleans(),
     shift=st.tuples(st.floats(-500, 500), st.floats(-500, 500)),
-    box=st.tuples(st.floats(0, 800), st.floats(0, 800), st.floats(1, 300), st.floats(1, 300), st.floats(-1.5707, 1.5707)),
+    box=st.tuples(
+        st.floats(0, 800), st.floats(0, 800), st.floats(1, 300), st.floats(1, 300), st.floats(-1.5707, 1.5707)
+    ),
 )
 @example(zoom=1.0, turn=math.pi / 2, mirror=True, shift=(0.0, 0.0), box=(10.0, 20.0, 30.0, 5.0, -1.5707963))
 @example(zoom=1.0, turn=math.pi, mirror=False, shift=(0.0, 0.0), box=(10.0, 20.0, 30.0, 5.0, 0.0))
@@ -104,7 +106,7 @@ def test_pixels_and_boxes_move_together(sensor: Sensor) -> None:
         offsets.append([(weight * x).sum() / weight.sum() - box[0], (weight * y).sum() / weight.sum() - box[1]])
         outline = np.rint(to_corners(crop.boxes)[0] - 0.5).astype(np.int32)
         filled = cv2.fillPoly(np.zeros((256, 256), np.uint8), [outline], (1,))
-        assert (filled & mask).sum() / (filled | mask).sum() > 0.85, seed
+        assert np.logical_and(filled, mask).sum() / np.logical_or(filled, mask).sum() > 0.85, seed
     assert checked >= 25
     assert np.abs(offsets).max() < 0.15, "the centre of the bright pixels drifts from the box"
 
@@ -164,7 +166,9 @@ def test_objects_are_learned_by_their_visible_share(min_visible: float) -> None:
             counts[0 if learned.get(index) else 1] += 1
         for index, wanted in learned.items():
             assert (index in crop.kept) == wanted, (seed, index)
-        np.testing.assert_allclose(crop.boxes, np.array([moved[index] for index in crop.kept]).reshape(-1, 5), atol=1e-5)
+        np.testing.assert_allclose(
+            crop.boxes, np.array([moved[index] for index in crop.kept]).reshape(-1, 5), atol=1e-5
+        )
         for box in crop.ignore_boxes:
             outline = shapely.Polygon(to_corners(box[None])[0])
             assert outline.intersects(frame)
@@ -231,13 +235,18 @@ def test_light_changes_by_the_formula_and_not_at_all_at_zero() -> None:
         inner = changed[(changed > 0) & (changed < 255)]
         assert 0.68 <= (inner[-1] - inner[0]) / max(1, len(inner) - 1) <= 1.32
     constant = np.full((4, 4, 1), 127, np.uint8)
-    shifts = [int(change_light(constant, settings(brightness=0.2), np.random.default_rng(s))[0, 0, 0]) - 127 for s in range(50)]
+    shifts = [
+        int(change_light(constant, settings(brightness=0.2), np.random.default_rng(s))[0, 0, 0]) - 127
+        for s in range(50)
+    ]
     assert min(shifts) < -20 and max(shifts) > 20 and max(map(abs, shifts)) <= 52
 
 
 def test_iou_of_moved_boxes_is_kept() -> None:
     rng = np.random.default_rng(3)
-    boxes = np.column_stack([rng.uniform(0, 80, (20, 2)), rng.uniform(20, 60, 20), rng.uniform(5, 20, 20), rng.uniform(-1.5, 1.5, 20)])
+    boxes = np.column_stack(
+        [rng.uniform(0, 80, (20, 2)), rng.uniform(20, 60, 20), rng.uniform(5, 20, 20), rng.uniform(-1.5, 1.5, 20)]
+    )
     similarity = Similarity(1.3, 2.2, True, 17.0, -40.0)
     before = rotated_iou(boxes.astype(np.float32), boxes.astype(np.float32))
     moved = similarity.boxes(boxes.astype(np.float32))

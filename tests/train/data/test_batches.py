@@ -121,7 +121,10 @@ def test_labels_stay_with_their_boxes(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     for index in range(4):
         names = rng.permutation(list(lengths))
-        lines = [dota_line([12 + 26 * k, 20 + 20 * k, lengths[n], 5, 0.3], n, int(k == index % 3)) for k, n in enumerate(names)]
+        lines = [
+            dota_line([12 + 26 * k, 20 + 20 * k, lengths[n], 5, 0.3], n, int(k == index % 3))
+            for k, n in enumerate(names)
+        ]
         write_text_image(tmp_path, Sensor.IR, "train", f"i{index}", lines, (80, 80))
     samples = read_split(tmp_path, [Sensor.IR], "train")
     config = AUGMENT.model_copy(update={"scale_min": 1.0, "scale_max": 1.0, "min_visible": 0.2})

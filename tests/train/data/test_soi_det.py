@@ -131,7 +131,7 @@ def test_two_images_of_one_name_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_missing_root_folder_or_split_is_named(tmp_path: Path) -> None:
-    with pytest.raises(BabelRSError, match="no data folder .*nowhere"):
+    with pytest.raises(BabelRSError, match=r"no data folder .*nowhere"):
         read_split(tmp_path / "nowhere", [Sensor.RGB], "train")
     faults = faults_of(tmp_path, [Sensor.RGB, Sensor.IR, Sensor.SAR])
     for folder in (*TEXT_FOLDERS[Sensor.RGB, "train"], *TEXT_FOLDERS[Sensor.IR, "train"], "after_merge_train.json"):
@@ -175,7 +175,9 @@ def _set(index: int, key: str, value: object) -> Callable[[Content], None]:
         (lambda c: c["images"].append({"id": 5, "file_name": "missing.png"}), ["missing.png", "missing"]),
     ],
 )
-def test_each_fault_of_a_coco_file_is_named(tmp_path: Path, change: Callable[[Content], None], words: list[str]) -> None:
+def test_each_fault_of_a_coco_file_is_named(
+    tmp_path: Path, change: Callable[[Content], None], words: list[str]
+) -> None:
     content = coco({"a.png": [[5, 6, 20, 8], [1, 2, 4, 12]], "b.png": []})
     file = write_sar(tmp_path, "train", content)
     change(content)
@@ -230,7 +232,9 @@ def test_many_faults_are_counted_and_not_all_printed(tmp_path: Path) -> None:
 
 
 def test_class_lists_come_from_the_data_sorted(tmp_path: Path) -> None:
-    write_text_image(tmp_path, Sensor.IR, "train", "a", [dota_line(BOX, name) for name in ("truck", "Car", "freight car")])
+    write_text_image(
+        tmp_path, Sensor.IR, "train", "a", [dota_line(BOX, name) for name in ("truck", "Car", "freight car")]
+    )
     write_text_image(tmp_path, Sensor.IR, "train", "b", [dota_line(BOX, "Car")])
     samples = read_split(tmp_path, [Sensor.IR], "train")[Sensor.IR]
     assert class_list(samples) == ("Car", "freight car", "truck")

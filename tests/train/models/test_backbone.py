@@ -43,7 +43,7 @@ def test_token_maps_are_laid_out_row_by_row() -> None:
     """A change in one corner moves the token of that corner most, before attention mixes them."""
     torch.manual_seed(0)
     backbone = ConvViT(tiny_backbone(depth=1, taps=(1,))).eval()
-    for parameter in backbone.blocks[0].attn.parameters():
+    for parameter in backbone.blocks[0].get_submodule("attn").parameters():
         torch.nn.init.zeros_(parameter)
     image = torch.zeros(1, 3, 96, 160)
     changed = image.clone()

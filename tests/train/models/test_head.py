@@ -82,7 +82,7 @@ def test_oriented_boxes_are_le90_and_keep_the_shape(w: float, h: float, phi: flo
     box = to_oriented(geometry, unit_directions(raw, geometry)).numpy()
     assert box.dtype == np.float32 and box[0, 2] >= box[0, 3] > 0
     assert -HALF_PI_32 <= box[0, 4] < HALF_PI_32
-    wanted = corners_of(100, -50, *geometry[0, 2:].tolist(), phi / 2)
+    wanted = corners_of(100, -50, float(geometry[0, 2]), float(geometry[0, 3]), phi / 2)
     assert farthest_corner(wanted, to_corners(box)[0]) < 2e-3
     same = np.array([[100.0, -50.0, w, h, phi / 2]], np.float32)
     assert rotated_iou(same, box)[0, 0] > 1 - 5e-3
