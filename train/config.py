@@ -180,6 +180,14 @@ class FinetuneConfig(_Section):
         return "no" if value is False else value  # YAML reads a bare no as false
 
     @model_validator(mode="after")
+    def _crop_holds_the_pyramid(self) -> FinetuneConfig:
+        if self.augment.crop_px < 2 * self.model.strides[-1]:  # batch normalisation needs more than one value
+            raise ValueError(
+                f"augment.crop_px {self.augment.crop_px} is below twice the coarsest stride {self.model.strides[-1]}"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _every_sensor_has_images(self) -> FinetuneConfig:
         unused = [sensor.value for sensor in self.data.sensors if self.batch.count(sensor) == 0]
         if unused:

@@ -37,7 +37,7 @@ log = logging.getLogger("train.finetune")
 
 
 class AveragedWeights:
-    """Exponential moving average of a model's parameters; buffers are copied.
+    """Exponential moving average of a model's parameters and floating-point buffers; counters are copied.
 
     The decay rises with the step, ``min(decay, (1 + step) / (10 + step))``, so that a short run is not held back by its
     first weights.
@@ -191,8 +191,13 @@ def main(arguments: list[str]) -> int:
     samples = limited(read_split(config.data.root, config.data.sensors, "train"), config.data.images_per_sensor)
     if empty := [sensor.value for sensor, group in samples.items() if not class_list(group)]:
         raise BabelRSError(f"No image of {', '.join(empty)} has an object.", "Annotate some, or change data.sensors.")
-    trainer = Trainer(config, samples, Accelerator(mixed_precision=config.precision))
-    config.out.mkdir(parents=True, exist_ok=True)
+    if config.out.exists():
+        raise BabelRSError(f"The run folder {config.out} exists already.", "Name another with --out, or remove it.")
+    accelerator = Accelerator(mixed_precision=config.precision)
+    if accelerator.num_processes > 1:
+        raise BabelRSError(f"{accelerator.num_processes} processes were launched.", "Start it as one process.")
+    trainer = Trainer(config, samples, accelerator)
+    config.out.mkdir(parents=True)
     (config.out / "config.json").write_text(config.model_dump_json(indent=1) + "\n")
     folder = trainer.run()
     log.info("done: %s", folder)

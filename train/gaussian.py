@@ -1,4 +1,4 @@
-"""Oriented boxes as Gaussians: an overlap with gradients everywhere and no boundary jump in the angle.
+"""Oriented boxes as Gaussians: an overlap with gradients beyond contact and no boundary jump in the angle.
 
 A box is the Gaussian with its centre as mean and the covariance of the uniform distribution over it (sides squared by
 12). Source: ProbIoU, Llerena et al. 2021, eq. 2-9.
@@ -32,6 +32,9 @@ def box_gaussian(geometry: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
 
 def bhattacharyya_similarity(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) -> Tensor:
     """``1 - Hellinger distance`` of Gaussians, broadcast: 1 where boxes are equal, towards 0 where they part.
+
+    The gradient fades with ``exp(-distance)``: boxes many of their own sides apart have none, and learn by their
+    distributions alone.
 
     Args:
         first: Means ``(..., 2)`` and covariances ``(..., 3)``.

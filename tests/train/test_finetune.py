@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import nn
 
 from babelrs.errors import run_command
 from babelrs.sensors import Sensor
 from tests.train.builders import CLASSES, tiny_model, write_all_sensors
 from train.checkpoint import load_checkpoint
-from train.config import OptimizerConfig
+from train.config import FinetuneConfig, OptimizerConfig
 from train.finetune import AveragedWeights, learning_rate, limited, main, make_optimizer
 from train.models.detector import Detector
 
@@ -155,3 +156,15 @@ def test_wrong_taps_start_nothing(run: Path, capsys: pytest.CaptureFixture[str])
     model["backbone"]["taps"] = [1, 9]
     assert run_command(main, settings(run, "taps", model=model)) == 2
     assert "taps" in capsys.readouterr().err and not (run / "taps").exists()
+
+
+def test_an_existing_run_folder_is_refused_and_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_all_sensors(tmp_path / "data", "train", count=1)
+    (tmp_path / "first").mkdir()
+    assert run_command(main, settings(tmp_path, "first")) == 2
+    assert "first exists already" in capsys.readouterr().err and not any((tmp_path / "first").iterdir())
+
+
+def test_a_crop_too_small_for_the_pyramid_is_refused() -> None:
+    with pytest.raises(ValidationError, match="below twice the coarsest stride 64"):
+        FinetuneConfig.model_validate({"augment": {"crop_px": 64}})

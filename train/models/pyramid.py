@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from babelrs.errors import BabelRSError
 from train.models.layers import ConvUnit, Residual
 
 
@@ -24,6 +25,9 @@ class Pyramid(nn.Module):
         prior_channels: Channels of the fine maps by stride.
         strides: Strides of the pyramid, rising by factors of two.
         channels: Channels of every level.
+
+    Raises:
+        BabelRSError: ``token_stride`` is no power of two, so that no level is a whole multiple of it.
     """
 
     def __init__(
@@ -35,6 +39,8 @@ class Pyramid(nn.Module):
         channels: int,
     ) -> None:
         super().__init__()
+        if token_stride & (token_stride - 1):
+            raise BabelRSError(f"The backbone's patches are {token_stride} px wide.", "Use one with 8, 16 or 32 px.")
         self.strides, self.token_stride = tuple(strides), token_stride
         self.prior_strides = tuple(prior_channels)
         self.lateral = nn.ModuleList(ConvUnit(token_channels, channels, kernel=1) for _ in strides)

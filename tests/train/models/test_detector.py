@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 import torch
 
+from babelrs.errors import BabelRSError
 from babelrs.sensors import Sensor
 from tests.train.builders import CLASSES, random_detector, random_pixels, tiny_backbone, tiny_model
 from train.models.detector import PIXEL_MEAN, PIXEL_STD, Detector, SensorDetector, normalise
 from train.models.head import decode_geometry, to_oriented, unit_directions
-from train.models.pyramid import anchor_points, level_sizes
+from train.models.pyramid import Pyramid, anchor_points, level_sizes
 
 SIZES = [(64, 64), (64, 96), (96, 64), (72, 104), (40, 200), (65, 33)]
 
@@ -105,3 +106,8 @@ def test_every_part_but_the_unused_learns() -> None:
     total.backward()
     unreached = [name for name, parameter in detector.named_parameters() if parameter.grad is None]
     assert unreached == []
+
+
+def test_a_backbone_whose_patches_do_not_fit_the_pyramid_is_refused() -> None:
+    with pytest.raises(BabelRSError, match="14 px"):
+        Pyramid(16, 14, {4: 8, 8: 8}, (8, 16), 16)
