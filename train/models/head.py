@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from train.models.layers import ConvUnit, flat_map
+from train.models.layers import LevelsUnit, flat_map
 
 NUM_BINS = 17
 MAX_OFFSET_STRIDES = 4.0
@@ -62,9 +62,9 @@ class DenseHead(nn.Module):
         super().__init__()
         self.oriented = oriented
         self.num_classes = num_classes
-        self.shared = ConvUnit(in_channels, channels)
-        self.class_tower = ConvUnit(channels, channels)
-        self.box_tower = ConvUnit(channels, channels)
+        self.shared = LevelsUnit(in_channels, channels)
+        self.class_tower = LevelsUnit(channels, channels)
+        self.box_tower = LevelsUnit(channels, channels)
         self.classify = nn.Conv2d(channels, num_classes, 1)
         self.regress = nn.Conv2d(channels, 4 * NUM_BINS + (2 if oriented else 0), 1)
         nn.init.constant_(self.classify.bias, -math.log((1 - 0.01) / 0.01))  # type: ignore[arg-type]
@@ -75,11 +75,9 @@ class DenseHead(nn.Module):
 
     def forward(self, pyramid: Sequence[Tensor]) -> RawOutputs:
         """Raw outputs of maps ``(B, C, H, W)``, levels joined in order."""
-        logits, boxes = [], []
-        for level in pyramid:
-            shared = self.shared(level)
-            logits.append(flat_map(self.classify(self.class_tower(shared))))
-            boxes.append(flat_map(self.regress(self.box_tower(shared))))
+        shared = self.shared.on_levels(pyramid)
+        logits = [flat_map(self.classify(level)) for level in self.class_tower.on_levels(shared)]
+        boxes = [flat_map(self.regress(level)) for level in self.box_tower.on_levels(shared)]
         joined = torch.cat(boxes, 2).transpose(1, 2)  # (B, C, A) -> (B, A, C)
         distributions = joined[..., : 4 * NUM_BINS]
         directions = joined[..., 4 * NUM_BINS :] if self.oriented else None

@@ -1,7 +1,10 @@
-"""The two convolution units that every convolutional part of the detector is made of."""
+"""The convolution units that every convolutional part of the detector is made of."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import torch
 from torch import Tensor, nn
 
 
@@ -14,6 +17,24 @@ class ConvUnit(nn.Sequential):
             nn.BatchNorm2d(out_channels, eps=1e-3, momentum=0.03),
             nn.SiLU(inplace=True),
         )
+
+
+class LevelsUnit(ConvUnit):
+    """A :class:`ConvUnit` shared by all levels of a pyramid, with statistics over all of them together.
+
+    Normalising each level by itself would train on statistics per level and run on their average: scores that look
+    right in training and are wrong in use. In evaluation this is the plain unit, so it folds into its convolution.
+    """
+
+    def on_levels(self, levels: Sequence[Tensor]) -> list[Tensor]:
+        """The unit on maps ``(B, in, H_p, W_p)``, giving ``(B, out, H_p, W_p)``."""
+        convolution, normalisation, activation = self
+        if not self.training:
+            return [self(level) for level in levels]
+        maps = [convolution(level) for level in levels]
+        joined = torch.cat([flat_map(level) for level in maps], 2)[..., None]  # (B, C, sum of H*W, 1)
+        parts = activation(normalisation(joined)).split([level.shape[2] * level.shape[3] for level in maps], 2)
+        return [part.reshape(level.shape) for part, level in zip(parts, maps, strict=True)]
 
 
 class Residual(nn.Module):
