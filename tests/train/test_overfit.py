@@ -19,7 +19,7 @@ from train.finetune import Trainer
 IMAGES_PER_SENSOR = 8
 
 SETTINGS = {
-    "steps": 420,
+    "steps": 600,
     "seed": 1,
     "log_every": 100,
     "save_every": 10_000,
@@ -38,7 +38,7 @@ SETTINGS = {
         "head_channels": 48,
         "input_px": {"rgb": [640, 640], "sar": [608, 512], "ir": [512, 640]},
     },
-    "batch": {"rgb": 4, "sar": 2, "ir": 4},
+    "batch": {"rgb": 3, "sar": 2, "ir": 6},
     "augment": {
         "crop_px": 256,
         "scale_min": 1.0,
