@@ -34,7 +34,6 @@ class _Positives:
     """Matched pairs over a batch: rows of the flattened ``(B * A)`` outputs and what they should become."""
 
     rows: Tensor
-    labels: Tensor
     quality: Tensor
     boxes: Tensor
 
@@ -100,30 +99,18 @@ def head_loss(
     logits = raw.logits.float()
     geometry = decode_geometry(raw.distributions, points, strides)
     directions = unit_directions(raw.directions, geometry)
+    matched = [
+        _assigned(logits[image], geometry[image], directions[image], target, points, strides, assigner, raw.oriented)
+        for image, target in enumerate(targets)
+    ]
     class_targets, weights = torch.zeros_like(logits), torch.ones_like(logits)
-    found: list[_Positives] = []
-    oriented, num_points = raw.directions is not None, points.shape[0]
-    for image, target in enumerate(targets):
-        object_geometry = target_geometry(target.boxes, oriented)
-        predicted = box_gaussian(geometry[image].detach(), directions[image].detach())
-        assignment = assign(
-            logits[image].detach().sigmoid(),
-            predicted,
-            target,
-            box_gaussian(*object_geometry),
-            points,
-            strides,
-            assigner,
-        )
-        labels = target.labels[assignment.objects]
-        class_targets[image, assignment.points, labels] = assignment.quality
+    for image, (target, assignment) in enumerate(zip(targets, matched, strict=True)):
+        class_targets[image, assignment.points, target.labels[assignment.objects]] = assignment.quality
         weights[image, assignment.ignored] = 0.0
-        found.append(_positives(assignment, target, image * num_points))
-    positives = _joined(found)
+    positives = _joined(targets, matched, points.shape[0])
     normaliser = positives.quality.sum().clamp(min=1.0)
     class_loss = (quality_focal(logits, class_targets, config.focal_beta) * weights).sum() / normaliser
-    overlap, distribution, direction = _box_losses(raw, geometry, directions, positives, points, strides, oriented)
-    parts = [part / normaliser for part in (overlap, distribution, direction)]
+    parts = [part / normaliser for part in _box_losses(raw, geometry, directions, positives, points, strides)]
     total = (
         config.class_weight * class_loss
         + config.overlap_weight * parts[0]
@@ -133,13 +120,29 @@ def head_loss(
     return HeadLoss(class_loss, parts[0], parts[1], parts[2], total)
 
 
-def _positives(assignment: Assignment, target: Targets, offset: int) -> _Positives:
-    objects = assignment.objects
-    return _Positives(assignment.points + offset, target.labels[objects], assignment.quality, target.boxes[objects])
+def _assigned(
+    logits: Tensor,
+    geometry: Tensor,
+    directions: Tensor,
+    target: Targets,
+    points: Tensor,
+    strides: Tensor,
+    config: AssignerConfig,
+    oriented: bool,
+) -> Assignment:
+    """One image's assignment from its ``(A, num_classes)``, ``(A, 4)`` and ``(A, 2)`` outputs, without gradients."""
+    predicted = box_gaussian(geometry.detach(), directions.detach())
+    wanted = box_gaussian(*target_geometry(target.boxes, oriented))
+    return assign(logits.detach().sigmoid(), predicted, target, wanted, points, strides, config)
 
 
-def _joined(parts: Sequence[_Positives]) -> _Positives:
-    return _Positives(*(torch.cat([getattr(part, name) for part in parts]) for name in _Positives.__dataclass_fields__))
+def _joined(targets: Sequence[Targets], matched: Sequence[Assignment], num_points: int) -> _Positives:
+    pairs = list(zip(targets, matched, strict=True))
+    return _Positives(
+        torch.cat([found.points + image * num_points for image, found in enumerate(matched)]),
+        torch.cat([found.quality for found in matched]),
+        torch.cat([target.boxes[found.objects] for target, found in pairs]),
+    )
 
 
 def _box_losses(
@@ -149,14 +152,13 @@ def _box_losses(
     positives: _Positives,
     points: Tensor,
     strides: Tensor,
-    oriented: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Overlap, distribution and direction losses, summed over positives with their quality as weight."""
     rows, weight = positives.rows, positives.quality
     anchor = rows % points.shape[0]
     own_geometry, own_direction = geometry.flatten(0, 1)[rows], directions.flatten(0, 1)[rows]
-    wanted, wanted_direction = target_geometry(positives.boxes, oriented)
-    if oriented:
+    wanted, wanted_direction = target_geometry(positives.boxes, raw.oriented)
+    if raw.oriented:
         wanted, wanted_direction = _nearest_form(wanted, wanted_direction, own_direction.detach())
     similarity = bhattacharyya_similarity(
         box_gaussian(own_geometry, own_direction), box_gaussian(wanted, wanted_direction)

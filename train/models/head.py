@@ -46,6 +46,11 @@ class RawOutputs:
     distributions: Tensor
     directions: Tensor | None
 
+    @property
+    def oriented(self) -> bool:
+        """Whether the head predicts directions."""
+        return self.directions is not None
+
 
 class DenseHead(nn.Module):
     """Class, box-distribution and direction maps from the pyramid, weights shared over levels.
