@@ -127,11 +127,11 @@ class AssignerConfig(_Section):
 class LossConfig(_Section):
     """Weights of a head's losses."""
 
-    class_weight: float = Field(1.0, ge=0, description="quality-focal classification")
+    class_weight: float = Field(2.5, ge=0, description="quality-focal classification")
     overlap_weight: float = Field(2.5, ge=0, description="Gaussian overlap of boxes")
     distribution_weight: float = Field(0.5, ge=0, description="distribution-focal loss of offsets and sizes")
     direction_weight: float = Field(0.5, ge=0, description="direction vector")
-    focal_beta: float = Field(2.0, ge=0, description="focusing exponent")
+    focal_beta: float = Field(1.0, ge=0, description="focusing exponent")
 
 
 class OptimizerConfig(_Section):
