@@ -92,7 +92,7 @@ class DataConfig(_Section):
     )
     images_per_sensor: int | None = Field(None, ge=1, description="take only the first this many images of each sensor")
     workers: int = Field(1, ge=0, description="loader processes")
-    cache: bool = Field(True, description="keep decoded images in memory")
+    cache: bool = Field(False, description="keep decoded images in memory, in every loader process")
 
 
 class AugmentConfig(_Section):
