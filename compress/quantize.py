@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import shutil
@@ -139,9 +140,25 @@ def _manifest(config: QuantizeConfig, checkpoint: Checkpoint) -> Manifest:
         taps=model.backbone.taps,
         strides=model.strides,
         sensors=entries,
-        metrics=checkpoint.metrics,
+        metrics=measured(config.checkpoint) or checkpoint.metrics,
         training=checkpoint.training,
     )
+
+
+def measured(checkpoint: Path) -> dict[str, Any]:
+    """What ``train.evaluate`` measured of a checkpoint, for the manifest; empty where it was not run.
+
+    Raises:
+        BabelRSError: The evaluation's file is damaged.
+    """
+    file = checkpoint / "evaluation.eval.json"
+    if not file.is_file():
+        return {}
+    try:
+        record = json.loads(file.read_text())
+        return {key: record[key] for key in ("split", "images", "h_map", "overall", "sensors")}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BabelRSError(f"{file} is no evaluation: {error}.", "Remove it or run train.evaluate again.") from None
 
 
 def main(arguments: list[str]) -> int:

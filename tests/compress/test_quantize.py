@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from babelrs.bundle import open_bundle, read_selftest, verify_files
 from babelrs.errors import BabelRSError, run_command
 from babelrs.sensors import Sensor
 from compress.export import export_graph
-from compress.quantize import main
+from compress.quantize import main, measured
 from runtime.selftest import SelfTestResult
 from runtime.verify import main as verify
 from tests.train.builders import CLASSES, random_detector, save_tiny, tiny_model, write_all_sensors
@@ -163,3 +164,13 @@ def test_an_untrained_model_makes_a_bundle_as_well(tmp_path: Path) -> None:
 def test_a_bundle_without_a_served_sensor_says_so(bundle: Path) -> None:
     with pytest.raises(BabelRSError, match="rgb"):
         open_bundle(bundle).manifest.entry(Sensor.RGB)
+
+
+def test_what_was_measured_of_the_checkpoint_travels_in_the_manifest(tmp_path: Path) -> None:
+    record = {"split": "eval", "images": {"ir": 3}, "h_map": 0.5, "overall": {}, "sensors": {}, "training": {"step": 1}}
+    (tmp_path / "evaluation.eval.json").write_text(json.dumps(record))
+    assert measured(tmp_path) == {key: value for key, value in record.items() if key != "training"}
+    assert measured(tmp_path / "elsewhere") == {}
+    (tmp_path / "evaluation.eval.json").write_text("{}")
+    with pytest.raises(BabelRSError, match=r"evaluation\.eval\.json is no evaluation"):
+        measured(tmp_path)
