@@ -1,6 +1,7 @@
 #include "babelrs/head_index.hpp"
 
 #include <algorithm>
+#include <cassert>
 #include <cmath>
 
 namespace babelrs {
@@ -20,7 +21,10 @@ int exponent_of(const Rectangle& box) {
   return std::max(std::ilogb(2 * box.radius), std::ilogb(farthest_coordinate(box) / kFarthest)) + 1;
 }
 
-std::int64_t cell_of(double coordinate_in_cells) { return static_cast<std::int64_t>(std::floor(coordinate_in_cells)); }
+std::int64_t cell_of(double coordinate_in_cells) {
+  assert(std::abs(coordinate_in_cells) <= 4 * kFarthest);
+  return static_cast<std::int64_t>(std::floor(coordinate_in_cells));
+}
 
 std::size_t power_of_two_above(std::size_t value) {
   std::size_t power = 16;
@@ -48,7 +52,8 @@ std::int32_t HeadIndex::find(const Rectangle& box, std::int32_t label, std::int3
 void HeadIndex::insert(const Rectangle& box, std::int32_t label) {
   const std::int32_t number = size();
   Level& level = level_of(exponent_of(box), label);
-  std::int32_t& first = buckets_[bucket(cell_of(box.cx / level.cell), cell_of(box.cy / level.cell), level.exponent, label)];
+  const std::int64_t column = cell_of(box.cx / level.cell), row = cell_of(box.cy / level.cell);
+  std::int32_t& first = buckets_[bucket(column, row, level.exponent, label)];
   heads_.push_back({box, label, first, level.newest});
   first = level.newest = number;
   level.smallest = std::min(level.smallest, box.area);

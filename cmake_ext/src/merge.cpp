@@ -50,7 +50,8 @@ Merged rotated_merge(const Candidates& candidates, double iou_threshold, int thr
     const auto row = static_cast<std::size_t>(found.head_of[i]);
     const auto head = static_cast<std::size_t>(found.kept[row]);
     const double best = candidates.scores[head];  // shares of the head's score: no sum under- or overflows
-    sums[row].add(box_at(candidates.boxes, head), box_at(candidates.boxes, i), best > 0 ? candidates.scores[i] / best : 1);
+    const double share = best > 0 ? candidates.scores[i] / best : 1;
+    sums[row].add(box_at(candidates.boxes, head), box_at(candidates.boxes, i), share);
   }
   Merged merged;
   merged.boxes.reserve(5 * sums.size());

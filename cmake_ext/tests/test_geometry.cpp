@@ -125,6 +125,20 @@ void mixed_magnitudes_are_found() {
   check_against_definition(scene);
 }
 
+// Diamonds that nearly fill a cell of the index, and touch tip to tip: neighbours at the greatest distance.
+void the_farthest_neighbours_are_found() {
+  Random random(12);
+  Scene scene;
+  for (int i = 0; i < 1500; ++i) {
+    const double diagonal = 16 * (1 - 1e-9);
+    const double side = diagonal / std::sqrt(2.0), quarter = 0.7853981633974483;
+    const double x = std::floor(uniform(random, -12, 12)) * 15.9 + uniform(random, -0.1, 0.1);
+    const double y = std::floor(uniform(random, -12, 12)) * 15.9 + uniform(random, -0.1, 0.1);
+    scene.add({x, y, side, side, quarter}, uniform(random, 0, 1), 0);
+  }
+  check_against_definition(scene);
+}
+
 // Corners on and within rounding of the other box's sides: where a clipped polygon gets most corners.
 void nearly_equal_boxes_stay_within_bounds() {
   Random random(10);
@@ -134,6 +148,8 @@ void nearly_equal_boxes_stay_within_bounds() {
     const double turn = std::floor(uniform(random, -4, 5)) * 0.7853981633974483 + uniform(random, -1, 1) * 1e-15;
     Box b{a.cx, a.cy, a.w, a.h, a.theta + turn};
     if (i % 3 == 0) b.cx += scale * uniform(random, -1e-15, 1e-15);
+    if (i % 2 == 0) b.theta = a.theta + thin * uniform(random, -2, 2);  // as far as two thin boxes can turn
+    if (i % 7 == 0) b.cy += scale * thin * uniform(random, -1, 1);
     if (i % 5 == 0) b.w *= 1 + uniform(random, -1e-15, 1e-15);
     const Rectangle left(a), right(b);
     const double overlap = babelrs::intersection_over_union(left, right);
@@ -187,6 +203,7 @@ void wrong_thresholds_are_refused() {
 int main() {
   suppression_follows_its_definition();
   mixed_magnitudes_are_found();
+  the_farthest_neighbours_are_found();
   nearly_equal_boxes_stay_within_bounds();
   early_answers_equal_the_full_computation();
   merging_keeps_lone_boxes_and_crosses_no_boundary();
