@@ -41,10 +41,10 @@ class NmsConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    counts: list[Annotated[int, Field(ge=1)]] = Field(
-        [100, 200, 500, 1_000, 2_000, 5_000, 10_000, 20_000, 50_000, 100_000], description="numbers of boxes"
+    counts: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        (100, 200, 500, 1_000, 2_000, 5_000, 10_000, 20_000, 50_000, 100_000), description="numbers of boxes"
     )
-    scenes: list[Literal["sea", "city", "harbour"]] = Field(["sea", "city", "harbour"], description="densities")
+    scenes: tuple[Literal["sea", "city", "harbour"], ...] = Field(("sea", "city", "harbour"), description="densities")
     iou_threshold: float = Field(0.3, ge=0, le=1, description="overlap above which a box falls")
     repeats: int = Field(15, ge=1, description="calls a median is taken of")
     budget_s: float = Field(10, gt=0, description="seconds after which no more calls are made for a median")
