@@ -11,8 +11,9 @@
 namespace babelrs {
 namespace {
 
-// Boxes looked up in parallel against the heads found before them, then settled among themselves in order.
-constexpr std::size_t kBatch = 1024;
+// Boxes looked up in parallel against the heads found before them, then settled among themselves in order: at least
+// this many at once, and later a share of those done, which leaves few to settle and few threads to start.
+constexpr std::size_t kSmallestBatch = 1024, kBatchShare = 4;
 constexpr std::int32_t kUnknown = HeadIndex::kNone;
 
 std::vector<std::int32_t> by_descending_score(const double* scores, std::size_t count) {
@@ -49,9 +50,9 @@ class Pass {
   }
 
   Suppression run(int threads) {
-    const std::size_t batch = threads > 1 ? kBatch : candidates_.count;
-    for (std::size_t begin = 0; begin < candidates_.count; begin += batch) {
-      const std::size_t end = std::min(begin + batch, candidates_.count);
+    for (std::size_t begin = 0, end = 0; begin < candidates_.count; begin = end) {
+      const std::size_t batch = threads > 1 ? std::max(kSmallestBatch, begin / kBatchShare) : candidates_.count;
+      end = std::min(begin + batch, candidates_.count);
       const std::int32_t settled = index_.size();
       if (settled > 0) look_up(begin, end, threads);
       for (std::size_t rank = begin; rank < end; ++rank) settle(order_[rank], settled);

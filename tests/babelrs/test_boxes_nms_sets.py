@@ -90,6 +90,13 @@ ADVERSARIAL = {
     "on the grid of the cells": lambda rng: np.column_stack(
         [rng.integers(-9, 9, (1_500, 2)) * 16.0, np.full((1_500, 2), 16.0), rng.integers(0, 8, 1_500) * math.pi / 4]
     ),
+    "diamonds tip to tip, as wide as a cell": lambda rng: np.column_stack(
+        [
+            rng.integers(-9, 9, (1_500, 2)) * 15.9 + rng.uniform(-0.1, 0.1, (1_500, 2)),
+            np.full((1_500, 2), 15.9999 / math.sqrt(2)),
+            np.full(1_500, math.pi / 4),
+        ]
+    ),
     "the ends of float32": lambda rng: np.column_stack(
         [rng.choice([-3e38, 0, 1e-45, 3e38], (300, 2)), rng.choice([1e-45, 1, 3e38], (300, 2)), rng.uniform(-4, 4, 300)]
     ),
