@@ -9,4 +9,12 @@ def rotated_nms(
     scores: npt.NDArray[np.float64],
     labels: npt.NDArray[np.int64],
     iou_threshold: float,
+    threads: int,
 ) -> npt.NDArray[np.int64]: ...
+def rotated_merge(
+    boxes: npt.NDArray[np.float64],
+    scores: npt.NDArray[np.float64],
+    labels: npt.NDArray[np.int64],
+    iou_threshold: float,
+    threads: int,
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64], npt.NDArray[np.int64]]: ...

@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "babelrs/merge.hpp"
 #include "babelrs/nms.hpp"
 #include "babelrs/rotated.hpp"
 
@@ -55,17 +56,36 @@ Result<double, 1> paired(const Boxes& a, const Boxes& b) {
   return to_numpy<double, 1>(std::move(values), {a.shape(0)});
 }
 
-Result<std::int64_t, 1> nms(const Boxes& boxes, const Scores& scores, const Labels& labels, double iou_threshold) {
+babelrs::Candidates candidates(const Boxes& boxes, const Scores& scores, const Labels& labels) {
   if (scores.shape(0) != boxes.shape(0) || labels.shape(0) != boxes.shape(0)) {
     throw std::invalid_argument("boxes, scores and labels must have the same length");
   }
+  return {boxes.data(), scores.data(), labels.data(), boxes.shape(0)};
+}
+
+Result<std::int64_t, 1> nms(const Boxes& boxes, const Scores& scores, const Labels& labels, double iou_threshold,
+                            int threads) {
+  const babelrs::Candidates input = candidates(boxes, scores, labels);
   std::vector<std::int64_t> kept;
   {
     nb::gil_scoped_release release;
-    kept = babelrs::rotated_nms(boxes.data(), scores.data(), labels.data(), boxes.shape(0), iou_threshold);
+    kept = babelrs::rotated_nms(input, iou_threshold, threads);
   }
   const std::size_t count = kept.size();
   return to_numpy<std::int64_t, 1>(std::move(kept), {count});
+}
+
+nb::tuple merge(const Boxes& boxes, const Scores& scores, const Labels& labels, double iou_threshold, int threads) {
+  const babelrs::Candidates input = candidates(boxes, scores, labels);
+  babelrs::Merged merged;
+  {
+    nb::gil_scoped_release release;
+    merged = babelrs::rotated_merge(input, iou_threshold, threads);
+  }
+  const std::size_t count = merged.heads.size();
+  return nb::make_tuple(to_numpy<double, 2>(std::move(merged.boxes), {count, 5}),
+                        to_numpy<std::int64_t, 1>(std::move(merged.heads), {count}),
+                        to_numpy<std::int64_t, 1>(std::move(merged.clusters), {input.count}));
 }
 
 }  // namespace
@@ -79,5 +99,8 @@ NB_MODULE(_native, module) {
   module.def("paired_iou", &paired<babelrs::intersection_over_union>, nb::arg("a"), nb::arg("b"),
              "(N, 5), (N, 5) float64 -> (N,) float64 intersection over union, row by row.");
   module.def("rotated_nms", &nms, nb::arg("boxes"), nb::arg("scores"), nb::arg("labels"), nb::arg("iou_threshold"),
-             "Kept indices (K,) int64 by descending score, ties by index.");
+             nb::arg("threads"), "Kept indices (K,) int64 by descending score, ties by index.");
+  module.def("rotated_merge", &merge, nb::arg("boxes"), nb::arg("scores"), nb::arg("labels"),
+             nb::arg("iou_threshold"), nb::arg("threads"),
+             "Merged boxes (K, 5) float64, their heads (K,) int64, and the cluster (N,) int64 of every box.");
 }

@@ -22,8 +22,8 @@ struct Polygon {
 // Keeps the part of `polygon` on the inner side of one edge of an axis-aligned rectangle:
 // sign * coordinate <= limit. The division is safe: it happens only when the two ends differ.
 template <double Point::*Along, double Point::*Across>
-Polygon clip(const Polygon& polygon, double sign, double limit) {
-  Polygon kept;
+void clip(const Polygon& polygon, double sign, double limit, Polygon& kept) {
+  kept.size = 0;
   for (int i = 0; i < polygon.size; ++i) {
     const Point& from = polygon.points[i];
     const Point& to = polygon.points[i + 1 < polygon.size ? i + 1 : 0];
@@ -38,7 +38,6 @@ Polygon clip(const Polygon& polygon, double sign, double limit) {
       kept.push(crossing);
     }
   }
-  return kept;
 }
 
 // Shoelace formula about the first corner, where the products stay small.
@@ -51,25 +50,88 @@ double polygon_area(const Polygon& polygon) {
   return std::abs(doubled) / 2;
 }
 
-// The corners of `a` in the frame where `b` is centred on the origin and axis-aligned. Differences of
-// centres come first, so boxes far from the image origin lose no precision.
-Polygon corners_in_frame(const Rectangle& a, const Rectangle& b) {
-  const double dx = a.cx - b.cx, dy = a.cy - b.cy;
-  const Point centre{b.cosine * dx + b.sine * dy, b.cosine * dy - b.sine * dx};
-  const double cosine = a.cosine * b.cosine + a.sine * b.sine;  // of the relative angle
-  const double sine = a.sine * b.cosine - a.cosine * b.sine;
-  const Point u{cosine * a.half_w, sine * a.half_w}, v{-sine * a.half_h, cosine * a.half_h};
-  Polygon corners;
+// How `a` lies in the frame where `b` is centred on the origin and axis-aligned. Differences of centres come
+// first, so boxes far from the image origin lose no precision.
+struct Pose {
+  Point centre;
+  double cosine, sine;  // of the relative angle
+  double reach_x, reach_y;  // half the sides of the axis-aligned box around `a`
+
+  Pose(const Rectangle& a, const Rectangle& b) {
+    const double dx = a.cx - b.cx, dy = a.cy - b.cy;
+    centre = {b.cosine * dx + b.sine * dy, b.cosine * dy - b.sine * dx};
+    cosine = a.cosine * b.cosine + a.sine * b.sine;
+    sine = a.sine * b.cosine - a.cosine * b.sine;
+    reach_x = std::abs(cosine) * a.half_w + std::abs(sine) * a.half_h;
+    reach_y = std::abs(sine) * a.half_w + std::abs(cosine) * a.half_h;
+  }
+};
+
+// Area that the axis-aligned box around a turned rectangle, at (x, y), shares with an axis-aligned rectangle about
+// the origin: at least what the two rectangles share, up to rounding. Below 0 where an axis separates them.
+double shared_bound(double x, double y, double reach_x, double reach_y, double half_w, double half_h) {
+  const double width = std::min(half_w, x + reach_x) - std::max(-half_w, x - reach_x);
+  const double height = std::min(half_h, y + reach_y) - std::max(-half_h, y - reach_y);
+  return width < 0 || height < 0 ? -1 : width * height;
+}
+
+// The bound seen along the sides of `b`, and seen along those of `a`: below 0 from either means that they are apart.
+double bound_along_b(const Pose& pose, const Rectangle& b) {
+  return shared_bound(pose.centre.x, pose.centre.y, pose.reach_x, pose.reach_y, b.half_w, b.half_h);
+}
+
+double bound_along_a(const Pose& pose, const Rectangle& a, const Rectangle& b) {
+  const double c = std::abs(pose.cosine), s = std::abs(pose.sine);
+  const double x = pose.cosine * pose.centre.x + pose.sine * pose.centre.y;
+  const double y = pose.cosine * pose.centre.y - pose.sine * pose.centre.x;
+  return shared_bound(x, y, c * b.half_w + s * b.half_h, s * b.half_w + c * b.half_h, a.half_w, a.half_h);
+}
+
+void corners_of(const Rectangle& a, const Pose& pose, Polygon& corners) {
+  const Point centre = pose.centre;
+  const Point u{pose.cosine * a.half_w, pose.sine * a.half_w}, v{-pose.sine * a.half_h, pose.cosine * a.half_h};
   corners.push({centre.x - u.x - v.x, centre.y - u.y - v.y});
   corners.push({centre.x + u.x - v.x, centre.y + u.y - v.y});
   corners.push({centre.x + u.x + v.x, centre.y + u.y + v.y});
   corners.push({centre.x - u.x + v.x, centre.y - u.y + v.y});
-  return corners;
 }
 
+// A polygon that is cut in place, between two buffers.
+class Cutter {
+ public:
+  Polygon& polygon() { return buffers_[now_]; }
+
+  template <double Point::*Along, double Point::*Across>
+  void cut(double sign, double limit) {
+    clip<Along, Across>(buffers_[now_], sign, limit, buffers_[1 - now_]);
+    now_ = 1 - now_;
+  }
+
+ private:
+  Polygon buffers_[2];
+  int now_ = 0;
+};
+
+// Clips `a` by the sides of `b` that it crosses.
+double clipped_area(const Rectangle& a, const Rectangle& b, const Pose& pose) {
+  Cutter cutter;
+  corners_of(a, pose, cutter.polygon());
+  if (pose.centre.x + pose.reach_x > b.half_w) cutter.cut<&Point::x, &Point::y>(1, b.half_w);
+  if (pose.centre.x - pose.reach_x < -b.half_w) cutter.cut<&Point::x, &Point::y>(-1, b.half_w);
+  if (pose.centre.y + pose.reach_y > b.half_h) cutter.cut<&Point::y, &Point::x>(1, b.half_h);
+  if (pose.centre.y - pose.reach_y < -b.half_h) cutter.cut<&Point::y, &Point::x>(-1, b.half_h);
+  return std::min({polygon_area(cutter.polygon()), a.area, b.area});
+}
+
+double over_union(double intersection, const Rectangle& a, const Rectangle& b) {
+  const double united = a.area + b.area - intersection;
+  return united > 0 ? std::min(intersection / united, 1.0) : 0.0;
+}
+
+// Circles apart, or no area: nothing is shared.
 bool surely_apart(const Rectangle& a, const Rectangle& b) {
   const double dx = a.cx - b.cx, dy = a.cy - b.cy, reach = a.radius + b.radius;
-  return dx * dx + dy * dy > reach * reach;
+  return dx * dx + dy * dy > reach * reach || a.area == 0 || b.area == 0;
 }
 
 }  // namespace
@@ -94,19 +156,29 @@ std::vector<Rectangle> prepare(const double* boxes, std::size_t count) {
 }
 
 double intersection_area(const Rectangle& a, const Rectangle& b) {
-  if (surely_apart(a, b) || a.area == 0 || b.area == 0) return 0;
-  Polygon polygon = corners_in_frame(a, b);
-  polygon = clip<&Point::x, &Point::y>(polygon, 1, b.half_w);
-  polygon = clip<&Point::x, &Point::y>(polygon, -1, b.half_w);
-  polygon = clip<&Point::y, &Point::x>(polygon, 1, b.half_h);
-  polygon = clip<&Point::y, &Point::x>(polygon, -1, b.half_h);
-  return std::min({polygon_area(polygon), a.area, b.area});
+  if (surely_apart(a, b)) return 0;
+  const Pose pose(a, b);
+  if (bound_along_b(pose, b) < 0 || bound_along_a(pose, a, b) < 0) return 0;
+  return clipped_area(a, b, pose);
 }
 
 double intersection_over_union(const Rectangle& a, const Rectangle& b) {
-  const double intersection = intersection_area(a, b);
-  const double united = a.area + b.area - intersection;
-  return united > 0 ? std::min(intersection / united, 1.0) : 0.0;
+  return over_union(intersection_area(a, b), a, b);
+}
+
+bool overlaps_more(const Rectangle& a, const Rectangle& b, double threshold) {
+  if (surely_apart(a, b)) return false;
+  if (areas_differ_too_much(std::min(a.area, b.area), std::max(a.area, b.area), threshold)) return false;
+  const Pose pose(a, b);
+  const double along_b = bound_along_b(pose, b);
+  if (along_b < 0) return false;
+  const double along_a = bound_along_a(pose, a, b);
+  if (along_a < 0) return false;
+  // Rounding moves a corner by a few 1e-16 of the reach, so the clipped area by less than 1e-13 of its square.
+  const double reach = a.radius + b.radius;
+  const double most = std::min(along_a, along_b) + 1e-12 * reach * reach;
+  if (most < threshold * (a.area + b.area - most) * (1 - 1e-9)) return false;
+  return over_union(clipped_area(a, b, pose), a, b) > threshold;
 }
 
 }  // namespace babelrs

@@ -83,12 +83,13 @@ def test_threads_may_run_it_at_once() -> None:
     ("scores", "labels", "threshold", "message"),
     [
         ([0.5, math.nan], [0, 0], 0.5, "scores row 1 is not finite"),
+        ([0.5, 0.5], [0, 0.5], 0.5, "labels row 1 is not a whole number"),
         ([0.5], [0, 0], 0.5, r"scores \(1,\) and labels \(2,\)"),
         ([0.5, 0.5], [0], 0.5, r"scores \(2,\) and labels \(1,\)"),
         ([0.5, 0.5], [0, 0], 1.5, "iou_threshold is 1.5"),
         ([0.5, 0.5], [0, 0], math.nan, "iou_threshold is nan"),
     ],
 )
-def test_bad_arguments_are_refused(scores: list[float], labels: list[int], threshold: float, message: str) -> None:
+def test_bad_arguments_are_refused(scores: list[float], labels: list[float], threshold: float, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         rotated_nms([[0, 0, 2, 1, 0]] * 2, scores, labels, threshold)

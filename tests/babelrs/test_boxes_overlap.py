@@ -11,7 +11,7 @@ from benchmarks.box_pairs import KINDS, jittered, shapely_iou
 
 Floats = npt.NDArray[np.float64]
 PAIRS_PER_KIND = 12_500  # eight kinds: 100,000 pairs
-TOLERANCE = 1e-5
+TOLERANCE = 1e-6
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -31,4 +31,13 @@ double intersection_area(const Rectangle& a, const Rectangle& b);
 // Intersection over union in [0, 1]; 0 where the union has no area.
 double intersection_over_union(const Rectangle& a, const Rectangle& b);
 
+// `intersection_over_union(a, b) > threshold`, the very same answer, mostly without computing it.
+// `threshold` lies in [0, 1].
+bool overlaps_more(const Rectangle& a, const Rectangle& b, double threshold);
+
+// Whether areas alone say that two boxes cannot have an intersection over union above `threshold`.
+inline bool areas_differ_too_much(double smaller, double larger, double threshold) {
+  return smaller < threshold * larger * (1 - 1e-9);  // the margin covers every rounding of the full computation
+}
+
 }  // namespace babelrs
