@@ -379,27 +379,28 @@ class Block {
 
   // Any other H * W: the warp puts its channels side by side in shared memory, then walks along their tokens.
   BABELRS_BLOCK void store_staged(Lanes<Sums>& sums, int j, int base, const Tile& tile, int level, int warp) {
-    unsigned char* stage = shared_ + plan_.staging_offset + warp * 2 * kWarpSize * kChunkBytes;
-    executor_.for_each_lane([&](int lane) {
-      auto* chunks = reinterpret_cast<Chunk*>(stage);
-      chunks[lane] = pack(sums.of(lane).at[j][0], level);
-      chunks[kWarpSize + lane] = pack(sums.of(lane).at[j][1], level);
-    });
-    executor_.warp_barrier();
-    executor_.for_each_lane([&](int lane) { store_pieces(stage, lane, base, tile, level); });
-    executor_.warp_barrier();
+    unsigned char* stage = shared_ + plan_.staging_offset + warp * kWarpSize * kChunkBytes;
+    BABELRS_UNROLL
+    for (int half = 0; half < 2; ++half) {
+      executor_.for_each_lane([&](int lane) {
+        reinterpret_cast<Chunk*>(stage)[lane] = pack(sums.of(lane).at[j][half], level);
+      });
+      executor_.warp_barrier();
+      executor_.for_each_lane([&](int lane) { store_pieces(stage, lane, base, half, tile, level); });
+      executor_.warp_barrier();
+    }
   }
 
-  // A run of 16 << group_bits bytes holds one channel: first the lower channels of all pairs, then the upper ones.
-  BABELRS_BLOCK void store_pieces(const unsigned char* stage, int lane, int base, const Tile& tile, int level) const {
-    const int bits = plan_.store_bits, run_bits = plan_.group_bits + 4, pair_bits = 5 - plan_.group_bits;
-    const int valid = tile.rows * Traits::kOut, first_channel = 2 * (base >> plan_.group_bits);
+  // A run of 16 << group_bits bytes holds the tokens of one channel of a pair.
+  BABELRS_BLOCK void store_pieces(const unsigned char* stage, int lane, int base, int half, const Tile& tile,
+                                  int level) const {
+    const int bits = plan_.store_bits, run_bits = plan_.group_bits + 4;
+    const int valid = tile.rows * Traits::kOut, first_channel = 2 * (base >> plan_.group_bits) + half;
     unsigned char* to = output(level, tile, first_channel);
     const std::int64_t plane_bytes = static_cast<std::int64_t>(problem_.positions) * Traits::kOut;
     BABELRS_KEEP_LOOP
-    for (int at = lane << bits; at < 2 * kWarpSize * kChunkBytes; at += kWarpSize << bits) {
-      const int column = at >> run_bits, within = at & ((1 << run_bits) - 1);
-      const int channel = 2 * (column & ((1 << pair_bits) - 1)) + (column >> pair_bits);
+    for (int at = lane << bits; at < kWarpSize * kChunkBytes; at += kWarpSize << bits) {
+      const int channel = 2 * (at >> run_bits), within = at & ((1 << run_bits) - 1);
       if (first_channel + channel >= problem_.channels || within >= valid) continue;
       copy_piece(to + channel * plane_bytes + within, stage + at, bits);
     }

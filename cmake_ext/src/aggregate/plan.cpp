@@ -7,7 +7,7 @@ namespace babelrs {
 namespace {
 
 constexpr int kMaxGroups = 8;
-constexpr int kStagingBytes = kWarps * 64 * kChunkBytes;  // two 16-byte pieces a lane
+constexpr int kStagingBytes = kThreads * kChunkBytes;
 
 int round_up(int value, int step) { return (value + step - 1) / step * step; }
 
