@@ -28,7 +28,7 @@ struct BlockTraits {
   static constexpr int kIn = static_cast<int>(sizeof(In)), kOut = static_cast<int>(sizeof(Out));
   static constexpr int kVector = kChunkBytes / kOut;                  // tokens a lane writes at once
   // Sums a lane holds, so that nothing spills at 128 registers: unpacking int8 and long float32 rows take their share.
-  static constexpr int kSums = (kIn == 1 || kIn > 2 * kOut ? 32 : 64) / (Whole ? 1 : 2);
+  static constexpr int kSums = (kIn == 1 || kIn > 2 * kOut ? 32 : 64) / (Whole ? 1 : kIn == 4 ? 4 : 2);
   static constexpr int kLevelsThatFit = kSums / (2 * kVector);
   static constexpr int kLevels = kLevelsThatFit > 4 ? 4 : kLevelsThatFit < 1 ? 1 : kLevelsThatFit;
   static constexpr int kChunkElements = kChunkBytes / kIn;
