@@ -75,7 +75,6 @@ def _check_taps(taps: Sequence[Tensor], prefix_tokens: int, height: int, width: 
     if channels % 8 or not 8 <= channels <= native.MAX_CHANNELS:
         raise ValueError(f"taps of shape {tuple(first.shape)}: expected C a multiple of 8 up to {native.MAX_CHANNELS}")
 
-
     if first.numel() >= 2**31:
         raise ValueError(f"taps of shape {tuple(first.shape)}: expected fewer than 2^31 elements")
 
