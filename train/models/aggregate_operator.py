@@ -199,7 +199,7 @@ def _backward(ctx: Any, grads: Sequence[Tensor | None]) -> tuple[Any, ...]:
             beta_grads.append(shift_grad)
         weight_grads.append(torch.einsum("pbtc,btc->p", levels, value))
         tap_grads.append(torch.nn.functional.pad(grad.to(tap.dtype), (0, 0, ctx.prefix_tokens, 0)))
-    affine = (None, None)
+    affine: tuple[Tensor | None, Tensor | None] = (None, None)
     if gamma is not None:
         affine = (torch.stack(gamma_grads).to(gamma.dtype), torch.stack(beta_grads).to(beta.dtype))
     return (tap_grads, *affine, torch.stack(weight_grads, 1).to(weights.dtype), *([None] * 7))

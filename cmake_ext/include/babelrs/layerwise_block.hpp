@@ -391,27 +391,35 @@ class Block {
     }
   }
 
-  // A run of 16 << group_bits bytes holds the tokens of one channel of a pair.
+  // A run of 16 << group_bits bytes holds the tokens of one channel of a pair. The warp's stride is a multiple of it (see
+  // the plan), so that a lane keeps its place in the run.
   BABELRS_BLOCK void store_pieces(const unsigned char* stage, int lane, int base, int half, const Tile& tile,
                                   int level) const {
     const int bits = plan_.store_bits, run_bits = plan_.group_bits + 4;
-    const int valid = tile.rows * Traits::kOut, first_channel = 2 * (base >> plan_.group_bits) + half;
-    unsigned char* to = output(level, tile, first_channel);
-    const std::int64_t plane_bytes = static_cast<std::int64_t>(problem_.positions) * Traits::kOut;
-    BABELRS_KEEP_LOOP
-    for (int at = lane << bits; at < kWarpSize * kChunkBytes; at += kWarpSize << bits) {
-      const int channel = 2 * (at >> run_bits), within = at & ((1 << run_bits) - 1);
-      if (first_channel + channel >= problem_.channels || within >= valid) continue;
-      copy_piece(to + channel * plane_bytes + within, stage + at, bits);
+    const int within = (lane << bits) & ((1 << run_bits) - 1), column_bits = 5 + bits - run_bits, columns = 1 << column_bits;
+    const int channel = 2 * ((base >> plan_.group_bits) + ((lane << bits) >> run_bits)) + half;
+    if (within >= tile.rows * Traits::kOut || channel >= problem_.channels) return;
+    const int steps = (problem_.channels - channel + 2 * columns - 1) >> (1 + column_bits);
+    const std::int64_t stride = std::int64_t{2 * columns} * problem_.positions * Traits::kOut;
+    unsigned char* to = output(level, tile, channel) + within;
+    const unsigned char* from = stage + (lane << bits);
+    switch (bits) {
+      case 0: copy_pieces<std::uint8_t>(to, from, stride, steps); break;
+      case 1: copy_pieces<std::uint16_t>(to, from, stride, steps); break;
+      case 2: copy_pieces<std::uint32_t>(to, from, stride, steps); break;
+      default: copy_pieces<std::uint64_t>(to, from, stride, steps); break;
     }
   }
 
-  BABELRS_BLOCK void copy_piece(unsigned char* to, const unsigned char* from, int bits) const {
-    switch (bits) {
-      case 0: *to = *from; break;
-      case 1: *reinterpret_cast<std::uint16_t*>(to) = *reinterpret_cast<const std::uint16_t*>(from); break;
-      case 2: *reinterpret_cast<std::uint32_t*>(to) = *reinterpret_cast<const std::uint32_t*>(from); break;
-      default: *reinterpret_cast<std::uint64_t*>(to) = *reinterpret_cast<const std::uint64_t*>(from); break;
+  template <class Piece>
+  BABELRS_BLOCK void copy_pieces(unsigned char* to, const unsigned char* from, std::int64_t stride, int steps) const {
+    constexpr int kSteps = kChunkBytes / static_cast<int>(sizeof(Piece));
+    if (static_cast<int>(sizeof(Piece)) < Traits::kOut) return;
+    BABELRS_UNROLL
+    for (int k = 0; k < kSteps; ++k) {
+      if (k >= steps) return;
+      *reinterpret_cast<Piece*>(to) = *reinterpret_cast<const Piece*>(from + k * kWarpSize * sizeof(Piece));
+      to += stride;
     }
   }
 

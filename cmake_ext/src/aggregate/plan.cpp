@@ -28,6 +28,8 @@ bool lay_out(const LayerwiseProblem& problem, int in_bytes, int out_bytes, int t
   while (vector << plan.group_bits < tile_tokens) ++plan.group_bits;
   plan.row_bytes = round_up(problem.channels * in_bytes, 128);
   plan.store_bits = store_bits(problem, out_bytes, tile_tokens);
+  // A warp's pieces side by side must cover whole runs of a channel.
+  if (plan.store_bits < 4 && plan.group_bits > plan.store_bits + 1) return false;
   const int statistics = problem.num_taps * std::max(tile_tokens, vector) * static_cast<int>(sizeof(RowStatistics));
   const int weights = round_up(problem.num_taps * problem.num_levels * static_cast<int>(sizeof(float)), kChunkBytes);
   const int staging = plan.store_bits < 4 ? kStagingBytes : 0;
