@@ -36,8 +36,8 @@ endif()
 # TensorRT::headers is all that a plugin needs to compile and load: its symbols are the host program's.
 set(BABELRS_WITH_TENSORRT OFF)
 if(NOT BABELRS_TENSORRT STREQUAL OFF)
-  find_path(TENSORRT_INCLUDE_DIR NvInferRuntime.h HINTS ${TENSORRT_ROOT} PATH_SUFFIXES include
-                                                                                     include/${CMAKE_LIBRARY_ARCHITECTURE})
+  find_path(TENSORRT_INCLUDE_DIR NvInferRuntime.h HINTS ${TENSORRT_ROOT}
+            PATH_SUFFIXES include include/${CMAKE_LIBRARY_ARCHITECTURE})
   if(TENSORRT_INCLUDE_DIR AND BABELRS_WITH_CUDA)
     add_library(TensorRT::headers INTERFACE IMPORTED)
     target_include_directories(TensorRT::headers SYSTEM INTERFACE ${TENSORRT_INCLUDE_DIR})
@@ -48,4 +48,5 @@ if(NOT BABELRS_TENSORRT STREQUAL OFF)
   endif()
 endif()
 
-message(STATUS "BabelRS: CUDA ${BABELRS_WITH_CUDA} ${CMAKE_CUDA_ARCHITECTURES}, TensorRT headers ${BABELRS_WITH_TENSORRT}")
+message(STATUS "BabelRS: CUDA ${BABELRS_WITH_CUDA} ${CMAKE_CUDA_ARCHITECTURES}")
+message(STATUS "BabelRS: TensorRT ${BABELRS_WITH_TENSORRT} ${TENSORRT_INCLUDE_DIR}")

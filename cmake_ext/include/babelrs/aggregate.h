@@ -20,13 +20,13 @@ enum { BABELRS_OK = 0, BABELRS_BAD_ARGUMENT = 1, BABELRS_CUDA_FAILED = 2, BABELR
 
 /* Pointers are to memory of the device that runs the call; taps and outputs are contiguous and aligned to 16 bytes. */
 typedef struct {
-  const void* taps[8];    /* S maps (B, T, C) of in_type */
-  void* outputs[5];       /* P maps (B, C, H, W) of out_type */
-  const float* gamma;     /* (S, C), or null with beta: the plain weighted sum, no LayerNorm */
-  const float* beta;      /* (S, C) */
-  const float* weights;   /* (P, S) */
-  float tap_scales[8];    /* real value of one int8 step of each tap; read for int8 only */
-  float level_scales[5];  /* the same of each level */
+  const void* taps[8];   /* S maps (B, T, C) of in_type */
+  void* outputs[5];      /* P maps (B, C, H, W) of out_type */
+  const float* gamma;    /* (S, C), or null with beta: the plain weighted sum, no LayerNorm */
+  const float* beta;     /* (S, C) */
+  const float* weights;  /* (P, S) */
+  float tap_scales[8];   /* real value of one int8 step of each tap; read for int8 only */
+  float level_scales[5]; /* the same of each level */
   int64_t batch, tokens, prefix, channels, height, width;
   int32_t num_taps, num_levels, in_type, out_type;
   float epsilon;

@@ -18,19 +18,17 @@ constexpr int kMaxChannels = 1536;
 
 enum class NumberType : std::int32_t { kFloat32 = 0, kFloat16 = 1, kBFloat16 = 2, kInt8 = 3 };
 
-constexpr int size_of(NumberType type) {
-  return type == NumberType::kFloat32 ? 4 : type == NumberType::kInt8 ? 1 : 2;
-}
+constexpr int size_of(NumberType type) { return type == NumberType::kFloat32 ? 4 : type == NumberType::kInt8 ? 1 : 2; }
 
 // One call. Pointers are to the memory of the device that runs it; taps and outputs are aligned to 16 bytes.
 struct LayerwiseProblem {
-  const void* taps[kMaxTaps];  // S token maps (B, T, C)
-  void* outputs[kMaxLevels];   // P maps (B, C, H, W)
-  const float* gamma;          // (S, C); null: the plain weighted sum, no LayerNorm
-  const float* beta;           // (S, C); null with gamma
-  const float* weights;        // (P, S)
-  float tap_scales[kMaxTaps];  // real value of one int8 step of each tap; 1 for other types
-  float level_steps[kMaxLevels];  // one over the real value of one int8 step of each level; 1 for other types
+  const void* taps[kMaxTaps];          // S token maps (B, T, C)
+  void* outputs[kMaxLevels];           // P maps (B, C, H, W)
+  const float* gamma;                  // (S, C); null: the plain weighted sum, no LayerNorm
+  const float* beta;                   // (S, C); null with gamma
+  const float* weights;                // (P, S)
+  float tap_scales[kMaxTaps];          // real value of one int8 step of each tap; 1 for other types
+  float level_steps[kMaxLevels];       // one over the real value of one int8 step of each level; 1 for other types
   std::int64_t batch, tokens, prefix;  // B, T, tokens dropped in front of each map
   std::int32_t channels, positions;    // C, H * W
   std::int32_t num_taps, num_levels;   // S, P
@@ -54,9 +52,9 @@ BABELRS_HD float normalised(float value, const RowStatistics& row) { return (val
 
 // What the device allows a block, and how many blocks run at once.
 struct DeviceLimits {
-  int shared_bytes;     // a block may ask for, after opting in
+  int shared_bytes;  // a block may ask for, after opting in
   int multiprocessors;
-  bool asynchronous;    // copies to shared memory that do not block (sm_80 and later)
+  bool asynchronous;  // copies to shared memory that do not block (sm_80 and later)
 };
 
 constexpr int kWarpSize = 32;
@@ -67,11 +65,11 @@ constexpr int kChunkBytes = 16;
 // How a launch is cut: a tile is a run of tokens of one image with all channels of all taps in shared memory; blocks
 // walk over the tiles and load the taps of the next tile while they write the levels of this one.
 struct LayerwisePlan {
-  std::int32_t tile_tokens;      // tokens of a tile, a power of two
-  std::int32_t group_bits;       // log2 of the 16-byte stores that a channel's tokens of a tile fill, 0..3
-  std::int32_t row_bytes;        // shared bytes between two tokens of a tap, a multiple of 128
-  std::int32_t slots;            // taps of tiles that shared memory holds, S..2S
-  std::int32_t store_bits;       // log2 of a store's bytes. 4: from registers; less: through the staging area
+  std::int32_t tile_tokens;  // tokens of a tile, a power of two
+  std::int32_t group_bits;   // log2 of the 16-byte stores that a channel's tokens of a tile fill, 0..3
+  std::int32_t row_bytes;    // shared bytes between two tokens of a tap, a multiple of 128
+  std::int32_t slots;        // taps of tiles that shared memory holds, S..2S
+  std::int32_t store_bits;   // log2 of a store's bytes. 4: from registers; less: through the staging area
   std::int32_t tiles_per_image;
   std::int32_t tiles;
   std::int32_t blocks;

@@ -26,7 +26,7 @@ namespace babelrs {
 template <class In, class Out, bool Whole>
 struct BlockTraits {
   static constexpr int kIn = static_cast<int>(sizeof(In)), kOut = static_cast<int>(sizeof(Out));
-  static constexpr int kVector = kChunkBytes / kOut;                  // tokens a lane writes at once
+  static constexpr int kVector = kChunkBytes / kOut;  // tokens a lane writes at once
   // Sums a lane holds, so that nothing spills at 128 registers: unpacking int8 and long float32 rows take their share.
   static constexpr int kSums = (kIn == 1 || kIn > 2 * kOut ? 32 : 64) / (Whole ? 1 : kIn == 4 ? 4 : 2);
   static constexpr int kLevelsThatFit = kSums / (2 * kVector);
@@ -43,7 +43,7 @@ class Block {
 
  public:
   BABELRS_BLOCK Block(Executor& executor, const LayerwiseProblem& problem, const LayerwisePlan& plan,
-                   unsigned char* shared)
+                      unsigned char* shared)
       : executor_(executor), problem_(problem), plan_(plan), shared_(shared) {}
 
   // Walks over tiles first, first + step, ...
@@ -207,8 +207,7 @@ class Block {
     executor_.sum(squares);
     executor_.for_each_lane([&](int lane) {
       if (lane != 0) return;
-      const float factor =
-          row_factor(squares.of(lane), problem_.channels, problem_.tap_scales[tap], problem_.epsilon);
+      const float factor = row_factor(squares.of(lane), problem_.channels, problem_.tap_scales[tap], problem_.epsilon);
       *row_statistics(tap, row) = {row_mean(total.of(lane), problem_.channels), factor};
     });
   }
@@ -382,21 +381,21 @@ class Block {
     unsigned char* stage = shared_ + plan_.staging_offset + warp * kWarpSize * kChunkBytes;
     BABELRS_UNROLL
     for (int half = 0; half < 2; ++half) {
-      executor_.for_each_lane([&](int lane) {
-        reinterpret_cast<Chunk*>(stage)[lane] = pack(sums.of(lane).at[j][half], level);
-      });
+      executor_.for_each_lane(
+          [&](int lane) { reinterpret_cast<Chunk*>(stage)[lane] = pack(sums.of(lane).at[j][half], level); });
       executor_.warp_barrier();
       executor_.for_each_lane([&](int lane) { store_pieces(stage, lane, base, half, tile, level); });
       executor_.warp_barrier();
     }
   }
 
-  // A run of 16 << group_bits bytes holds the tokens of one channel of a pair. The warp's stride is a multiple of it (see
-  // the plan), so that a lane keeps its place in the run.
+  // A run of 16 << group_bits bytes holds the tokens of one channel of a pair. The warp's stride is a multiple of it
+  // (see the plan), so that a lane keeps its place in the run.
   BABELRS_BLOCK void store_pieces(const unsigned char* stage, int lane, int base, int half, const Tile& tile,
                                   int level) const {
     const int bits = plan_.store_bits, run_bits = plan_.group_bits + 4;
-    const int within = (lane << bits) & ((1 << run_bits) - 1), column_bits = 5 + bits - run_bits, columns = 1 << column_bits;
+    const int within = (lane << bits) & ((1 << run_bits) - 1), column_bits = 5 + bits - run_bits,
+              columns = 1 << column_bits;
     const int channel = 2 * ((base >> plan_.group_bits) + ((lane << bits) >> run_bits)) + half;
     if (within >= tile.rows * Traits::kOut || channel >= problem_.channels) return;
     const int steps = (problem_.channels - channel + 2 * columns - 1) >> (1 + column_bits);

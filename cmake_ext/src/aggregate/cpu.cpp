@@ -9,7 +9,7 @@
 namespace babelrs {
 namespace {
 
-constexpr int kTileTokens = 16;     // a cache line of float32 outputs a channel
+constexpr int kTileTokens = 16;        // a cache line of float32 outputs a channel
 constexpr std::size_t kPartials = 16;  // independent sums: one vector register or more
 
 // Channels are innermost in every loop, so that the compiler vectorises them; a tile is turned over at its end.
@@ -17,7 +17,9 @@ template <class In, class Out>
 class CpuAggregate {
  public:
   explicit CpuAggregate(const LayerwiseProblem& problem)
-      : problem_(problem), channels_(static_cast<std::size_t>(problem.channels)), row_(channels_),
+      : problem_(problem),
+        channels_(static_cast<std::size_t>(problem.channels)),
+        row_(channels_),
         sums_(static_cast<std::size_t>(problem.num_levels) * kTileTokens * channels_) {}
 
   void run() {

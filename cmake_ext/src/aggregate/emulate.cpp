@@ -76,8 +76,7 @@ void run_blocks(const LayerwiseProblem& problem, const LayerwisePlan& plan) {
   for (int index = 0; index < plan.blocks; ++index) {
     std::memset(static_cast<void*>(shared.data()), 0xff, shared.size() * sizeof(Chunk));
     HostExecutor executor;
-    Block<HostExecutor, In, Out, Whole> block(executor, problem, plan,
-                                              reinterpret_cast<unsigned char*>(shared.data()));
+    Block<HostExecutor, In, Out, Whole> block(executor, problem, plan, reinterpret_cast<unsigned char*>(shared.data()));
     block.run(index, plan.blocks);
   }
 }
