@@ -15,9 +15,11 @@
 
 #if defined(__CUDA_ARCH__)
 #define BABELRS_UNROLL _Pragma("unroll")
+#define BABELRS_UNROLL_SOME _Pragma("unroll 4")
 #define BABELRS_KEEP_LOOP _Pragma("unroll 1")  // where unrolling would cost the registers that the sums need
 #else
 #define BABELRS_UNROLL
+#define BABELRS_UNROLL_SOME
 #define BABELRS_KEEP_LOOP
 #endif
 
