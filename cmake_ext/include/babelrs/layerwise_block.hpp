@@ -413,12 +413,13 @@ class Block {
   template <class Piece>
   BABELRS_BLOCK void copy_pieces(unsigned char* to, const unsigned char* from, std::int64_t stride, int steps) const {
     constexpr int kSteps = kChunkBytes / static_cast<int>(sizeof(Piece));
-    if (static_cast<int>(sizeof(Piece)) < Traits::kOut) return;
-    BABELRS_UNROLL_SOME
-    for (int k = 0; k < kSteps; ++k) {
-      if (k >= steps) return;
-      *reinterpret_cast<Piece*>(to) = *reinterpret_cast<const Piece*>(from + k * kWarpSize * sizeof(Piece));
-      to += stride;
+    if constexpr (static_cast<int>(sizeof(Piece)) >= Traits::kOut) {
+      BABELRS_UNROLL_SOME
+      for (int k = 0; k < kSteps; ++k) {
+        if (k >= steps) return;
+        *reinterpret_cast<Piece*>(to) = *reinterpret_cast<const Piece*>(from + k * kWarpSize * sizeof(Piece));
+        to += stride;
+      }
     }
   }
 
