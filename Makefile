@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 BUILD_INPUTS := pyproject.toml $(shell find cmake_ext -type f)
 
-.PHONY: run test lint clean
+.PHONY: run test lint native-test clean
 
 # Renders one simulated scene with every sensor, detects with the demo bundle, and leaves pictures under out/.
 run: $(VENV)/runtime.stamp
@@ -17,8 +17,14 @@ run: $(VENV)/runtime.stamp
 	$(BIN)/python -m runtime.table out/detections.rgb.jsonl out/detections.sar.jsonl out/detections.ir.jsonl
 	@echo "Pictures and JSON Lines are under out/."
 
-test: lint
+test: lint native-test
 	$(BIN)/python -m pytest
+
+# The CPU's C++ under AddressSanitizer and UndefinedBehaviorSanitizer.
+native-test: $(VENV)/dev.stamp
+	cd cmake_ext && ../$(BIN)/cmake --preset sanitize >/dev/null
+	cd cmake_ext && ../$(BIN)/cmake --build --preset sanitize
+	cd cmake_ext && ../$(BIN)/ctest --preset sanitize
 
 lint: $(VENV)/dev.stamp
 	$(BIN)/ruff check .
@@ -40,4 +46,4 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 clean:
-	rm -rf $(VENV) out
+	rm -rf $(VENV) build out

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from train.models.aggregate_operator import profitable
+
 EPSILON = 1e-6
 
 
@@ -99,4 +101,8 @@ class LayerwiseAggregate(nn.Module):
         if torch.onnx.is_in_onnx_export():
             outputs = _ExportedAggregate.apply(self.gamma, self.beta, self.weights, self.prefix_tokens, *grid, *taps)
             return tuple(outputs)
+        if profitable(taps, len(self.weights)):
+            whole = [tap.contiguous() for tap in taps]
+            fused = torch.ops.babelrs.layerwise_aggregate
+            return tuple(fused(whole, self.gamma, self.beta, self.weights, self.prefix_tokens, *grid, EPSILON))
         return layerwise_aggregate(taps, self.gamma, self.beta, self.weights, self.prefix_tokens, grid)
