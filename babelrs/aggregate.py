@@ -120,9 +120,9 @@ def aggregate_emulated(call: Aggregation, shared_bytes: int, multiprocessors: in
 
 @cache
 def _library() -> Any:
-    """The library, beside this package's sources or its compiled extension; None where it is not installed."""
+    """The library, under this package's sources or its compiled extension; None where it is not installed."""
     for folder in babelrs.__path__:
-        path = Path(folder) / _LIBRARY
+        path = Path(folder) / "lib" / _LIBRARY
         if path.is_file():
             return ctypes.CDLL(str(path))
     return None
