@@ -63,7 +63,7 @@ class Manifest:
     Attributes:
         name: The model's name.
         target: What it was made for: ``cpu``, a Jetson, ...
-        taps: Numbers of the backbone's blocks that the neck reads, from 0.
+        taps: Numbers of the backbone's blocks that the neck reads, counted from 1.
         strides: Strides of the pyramid's levels, pixels.
         sensors: One entry a sensor.
         files: SHA-256 (hexadecimal) of every file but the manifest and its signature, by name.

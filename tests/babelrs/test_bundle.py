@@ -206,7 +206,9 @@ def test_a_damaged_unpacked_copy_is_made_again(bundle: Bundle, tmp_path: Path) -
     archive = pack_bundle(bundle, tmp_path / "toy.babelrs")
     opened = open_bundle(archive, tmp_path / "cache")
     (opened.folder / "weights.bin").write_bytes(b"")
-    verify_files(open_bundle(archive, tmp_path / "cache"))
+    again = open_bundle(archive, tmp_path / "cache")
+    verify_files(again)
+    assert (again.folder / "weights.bin").read_bytes() == (bundle.folder / "weights.bin").read_bytes()
 
 
 def test_an_altered_bundle_is_not_packed(bundle: Bundle, tmp_path: Path) -> None:

@@ -155,7 +155,8 @@ def test_labels_of_crowded_boxes_do_not_cover_each_other() -> None:
 
 
 def test_boxes_far_outside_the_image_are_drawn_without_harm() -> None:
-    annotate(result([[-500.0, 60.0, 30.0, 10.0, 0.3], [1e6, 1e6, 1e6, 10.0, 0.3]]))
+    shown = annotate(result([[-500.0, 60.0, 30.0, 10.0, 0.3], [1e6, 1e6, 1e6, 10.0, 0.3]]))
+    assert shown.shape == annotate(result([])).shape
 
 
 def test_annotated_files_decode_to_the_displayed_size(tmp_path: Path) -> None:
