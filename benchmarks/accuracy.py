@@ -21,7 +21,7 @@ from babelrs.metrics import Evaluation, GroundTruth, evaluate
 from babelrs.sensors import Sensor
 from runtime.engines import open_engine
 from runtime.pipeline import Detector, Stopwatch
-from train.cli import load_config
+from train.cli import load_config, start_logging
 from train.data.samples import Sample, check_classes
 from train.data.soi_det import Split, read_split
 from train.evaluate import ground_truth
@@ -92,7 +92,7 @@ def plot(result: dict[str, Any], path: Path) -> None:
 def main(arguments: list[str]) -> int:
     """Entry point; see ``--help``."""
     config = load_config(AccuracyConfig, arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
+    start_logging()
     bundle = open_bundle(config.bundle)
     verify_files(bundle)
     samples = read_split(config.data, list(bundle.manifest.sensors), config.split)

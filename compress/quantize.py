@@ -27,7 +27,7 @@ from compress.weights import SharedWeights
 from runtime.engines.onnxruntime import OnnxRuntimeEngine
 from runtime.selftest import SelfTestResult, run_selftest
 from train.checkpoint import Checkpoint, load_checkpoint
-from train.cli import load_config
+from train.cli import load_config, start_logging
 from train.data.soi_det import read_split
 from train.models.detector import Detector, SensorDetector
 
@@ -164,7 +164,7 @@ def measured(checkpoint: Path) -> dict[str, Any]:
 def main(arguments: list[str]) -> int:
     """Entry point; see ``--help``."""
     config = load_config(QuantizeConfig, arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
+    start_logging()
     if config.out.exists():
         raise BabelRSError(f"{config.out} exists already.", "Remove it or name another folder with --out.")
     torch.set_num_threads(1)  # the order of sums, and so the self-test's last bits, depend on the number of threads

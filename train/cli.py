@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import NoneType
@@ -40,6 +42,11 @@ def load_config(kind: type[Config], arguments: Sequence[str]) -> Config:
         raise collected(
             "The settings are wrong; nothing was started", faults, "Correct them; --help lists all fields."
         ) from None
+
+
+def start_logging() -> None:
+    """Send a command's log lines to standard error, each with its time."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
 
 
 def _print_help(kind: type[BaseModel]) -> None:

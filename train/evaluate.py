@@ -17,9 +17,9 @@ from babelrs.errors import BabelRSError, run_command
 from babelrs.metrics import Evaluation, GroundTruth, evaluate
 from babelrs.sensors import Sensor
 from train.checkpoint import Checkpoint, load_checkpoint
-from train.cli import load_config
+from train.cli import load_config, start_logging
 from train.config import DataConfig
-from train.data.samples import Sample, check_classes
+from train.data.samples import Sample, check_classes, limited
 from train.data.soi_det import Split, read_split
 from train.models.detector import Detector
 from train.predict import Predictor
@@ -86,13 +86,12 @@ def read_checked(
 def main(arguments: list[str]) -> int:
     """Entry point; see ``--help``."""
     config = load_config(EvaluateConfig, arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
+    start_logging()
     if config.threads:
         torch.set_num_threads(config.threads)
     detector, checkpoint = load_checkpoint(config.checkpoint)
     samples = read_checked(config.data.root, config.data.sensors, config.split, checkpoint)
-    if config.data.images_per_sensor:
-        samples = {sensor: group[: config.data.images_per_sensor] for sensor, group in samples.items()}
+    samples = limited(samples, config.data.images_per_sensor)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     result = evaluate_samples(detector, checkpoint, samples, device)
     out = config.out or config.checkpoint / f"evaluation.{config.split}.json"

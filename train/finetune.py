@@ -24,10 +24,10 @@ from babelrs.errors import BabelRSError, run_command
 from babelrs.radiometry import DEFAULT_PROFILES
 from babelrs.sensors import Sensor
 from train.checkpoint import Checkpoint, save_checkpoint
-from train.cli import load_config
+from train.cli import load_config, start_logging
 from train.config import FinetuneConfig, OptimizerConfig
 from train.data.batches import Batch, CropDataset, make_loader
-from train.data.samples import Sample, class_list
+from train.data.samples import Sample, class_list, limited
 from train.data.soi_det import read_split
 from train.losses import HeadLoss, head_loss
 from train.models.detector import Detector
@@ -179,15 +179,10 @@ def _totals(losses: Iterable[tuple[Sensor, HeadLoss]]) -> str:
     return "  ".join(f"{sensor} {loss.total.item():.3f}" for sensor, loss in losses)
 
 
-def limited(samples: dict[Sensor, list[Sample]], count: int | None) -> dict[Sensor, list[Sample]]:
-    """The first ``count`` samples of each sensor; all of them for ``None``."""
-    return {sensor: group[:count] for sensor, group in samples.items()}
-
-
 def main(arguments: list[str]) -> int:
     """Entry point; see ``--help``."""
     config = load_config(FinetuneConfig, arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
+    start_logging()
     samples = limited(read_split(config.data.root, config.data.sensors, "train"), config.data.images_per_sensor)
     if empty := [sensor.value for sensor, group in samples.items() if not class_list(group)]:
         raise BabelRSError(f"No image of {', '.join(empty)} has an object.", "Annotate some, or change data.sensors.")

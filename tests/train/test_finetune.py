@@ -16,7 +16,8 @@ from babelrs.sensors import Sensor
 from tests.train.builders import CLASSES, tiny_model, write_all_sensors
 from train.checkpoint import load_checkpoint
 from train.config import FinetuneConfig, OptimizerConfig
-from train.finetune import AveragedWeights, learning_rate, limited, main, make_optimizer
+from train.data.samples import limited
+from train.finetune import AveragedWeights, learning_rate, main, make_optimizer
 from train.models.detector import Detector
 
 

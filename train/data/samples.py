@@ -57,3 +57,8 @@ def check_classes(samples: list[Sample], classes: tuple[str, ...], sensor: Senso
         faults = [f"{name!r}, first in {path}" for name, path in sorted(unknown.items())]
         remedy = f"The checkpoint knows {', '.join(classes)}: rename the classes or train with these data."
         raise collected(f"The {sensor} annotations have classes that the checkpoint lacks", faults, remedy)
+
+
+def limited(samples: dict[Sensor, list[Sample]], count: int | None) -> dict[Sensor, list[Sample]]:
+    """The first ``count`` samples of each sensor; all of them for ``None``."""
+    return {sensor: group[:count] for sensor, group in samples.items()}
