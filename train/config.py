@@ -139,8 +139,12 @@ class OptimizerConfig(_Section):
 
     lr: float = Field(1e-3, gt=0, description="peak learning rate")
     weight_decay: float = Field(0.05, ge=0, description="decoupled weight decay of matrices")
+    layer_decay: float = Field(1.0, gt=0, le=1, description="factor on the rate from one backbone block to the next")
     warmup_steps: int = Field(100, ge=0, description="linear warm-up, optimiser steps")
+    schedule: Literal["cosine", "step"] = Field("cosine", description="course of the rate after the warm-up")
     final_lr_share: float = Field(0.02, ge=0, le=1, description="cosine schedule ends at this share of lr")
+    step_at: tuple[float, ...] = Field((2 / 3, 11 / 12), description="shares of the run at which the rate steps down")
+    step_factor: float = Field(0.1, gt=0, le=1, description="factor of each step down")
     clip_norm: float = Field(10.0, gt=0, description="largest gradient norm")
     ema_decay: float = Field(0.998, ge=0, lt=1, description="decay of the averaged weights, per step")
 
@@ -157,15 +161,38 @@ class BatchConfig(_Section):
         return {Sensor.RGB: self.rgb, Sensor.SAR: self.sar, Sensor.IR: self.ir}[sensor]
 
 
+class WatchConfig(_Section):
+    """What is looked at while training, and when a run is stopped."""
+
+    cosine_every: int = Field(0, ge=0, description="steps between cosines of the sensors' gradients; 0: never")
+    evaluate_every: int = Field(0, ge=0, description="steps between evaluations on the eval split; 0: never")
+    explode_factor: float = Field(50.0, gt=1, description="a loss above this many times its recent mean stops the run")
+    least_loss_scale: float = Field(2.0**-10, gt=0, description="fp16: a loss scale below this stops the run")
+    trackers: tuple[Literal["tensorboard", "wandb", "mlflow", "comet_ml", "aim", "clearml", "swanlab"], ...] = Field(
+        ("tensorboard",), description="where scalars go beside metrics.jsonl"
+    )
+
+
 class FinetuneConfig(_Section):
     """Joint fine-tuning of one backbone and a head per sensor."""
 
     out: Path = Field(Path("runs/finetune"), description="folder of the run")
+    resume: bool = Field(False, description="continue the run in out from its last checkpoint")
+    init: Path | None = Field(
+        None, description="checkpoint to begin with; heads of other classes and sensors are made new"
+    )
     steps: int = Field(3000, ge=1, description="optimiser steps")
+    epochs: float | None = Field(
+        None, gt=0, description="instead of steps: how often as many images are drawn as the training split has"
+    )
     seed: int = Field(0, ge=0, description="seed of every random draw")
     precision: Literal["no", "bf16", "fp16"] = Field("no", description="automatic mixed precision")
+    parallel: Literal["ddp", "fsdp"] = Field("ddp", description="several processes: replicas, or sharded weights")
+    compile: bool = Field(False, description="compile the detector with torch.compile")
+    deterministic: bool = Field(False, description="refuse operations whose result varies from run to run")
     log_every: int = Field(20, ge=1, description="steps between log lines")
     save_every: int = Field(500, ge=1, description="steps between checkpoints")
+    watch: WatchConfig = WatchConfig()
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
     batch: BatchConfig = BatchConfig()
@@ -185,6 +212,14 @@ class FinetuneConfig(_Section):
             raise ValueError(
                 f"augment.crop_px {self.augment.crop_px} is below twice the coarsest stride {self.model.strides[-1]}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _sharded_half_precision(self) -> FinetuneConfig:
+        if self.parallel == "fsdp" and self.precision == "fp16":
+            raise ValueError("fp16's loss scale is not kept over sharded weights; use bf16 with fsdp")
+        if self.parallel == "fsdp" and self.watch.cosine_every:
+            raise ValueError("watch.cosine_every needs whole gradients in every process; set it to 0 with fsdp")
         return self
 
     @model_validator(mode="after")

@@ -45,13 +45,13 @@ def ground_truth(sample: Sample, classes: Sequence[str]) -> GroundTruth:
     return GroundTruth(sample.boxes, labels, sample.ignore, tuple(classes), sample.sensor)
 
 
-def evaluate_samples(
+def detect_samples(
     detector: Detector,
     checkpoint: Checkpoint,
     samples: Mapping[Sensor, Sequence[Sample]],
     device: torch.device | None = None,
-) -> Evaluation:
-    """Run the detector over samples and measure it."""
+) -> tuple[dict[str, Detections], dict[str, GroundTruth]]:
+    """Detections and objects of samples, by their names."""
     found: dict[str, Detections] = {}
     truth: dict[str, GroundTruth] = {}
     for sensor, group in samples.items():
@@ -60,7 +60,17 @@ def evaluate_samples(
             found[sample.name] = predictor.from_file(sample.path)
             truth[sample.name] = ground_truth(sample, predictor.classes)
         log.info("%s: %d images", sensor, len(group))
-    return evaluate(found, truth)
+    return found, truth
+
+
+def evaluate_samples(
+    detector: Detector,
+    checkpoint: Checkpoint,
+    samples: Mapping[Sensor, Sequence[Sample]],
+    device: torch.device | None = None,
+) -> Evaluation:
+    """Run the detector over samples and measure it."""
+    return evaluate(*detect_samples(detector, checkpoint, samples, device))
 
 
 def read_checked(

@@ -76,6 +76,11 @@ class ConvViT(nn.Module):
         )
         self.taps = _checked_taps(config.taps, config.depth)
 
+    @property
+    def transformer_blocks(self) -> nn.ModuleList:
+        """The blocks, first to last."""
+        return self.blocks
+
     def forward(self, images: Tensor) -> Features:
         """Features of normalised images ``(B, 3, H, W)``."""
         maps = self.stem(images)
@@ -117,6 +122,11 @@ class TimmViT(nn.Module):
         self.channels: int = vit.embed_dim
         self.spatial_prior = ConvStem(config.stem_widths[:3], config.stem_blocks[:3])
         self.prior_channels = {s: c for s, c in self.spatial_prior.channels.items() if s >= 4}
+
+    @property
+    def transformer_blocks(self) -> Any:
+        """The blocks, first to last."""
+        return self.vit.blocks
 
     def fix_image_size(self, height: int, width: int) -> None:
         """Take images of one size from now on: positions are resampled once, which an exported graph cannot do."""
