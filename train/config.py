@@ -104,6 +104,8 @@ class AugmentConfig(_Section):
     flip: bool = Field(True, description="mirror half of the images")
     rotate: bool = Field(True, description="quarter turns (all sensors)")
     rotate_free: float = Field(0.3, ge=0, le=1, description="share turned by any angle (oriented sensors)")
+    mosaic: float = Field(0.0, ge=0, le=1, description="share of training images put together from four")
+    mosaic_off_share: float = Field(0.15, ge=0, le=1, description="last share of the run without mosaics")
     brightness: float = Field(0.2, ge=0, description="largest relative change of brightness")
     contrast: float = Field(0.3, ge=0, description="largest relative change of contrast")
     min_visible: float = Field(0.4, ge=0, le=1, description="objects with less of their area in the crop are ignored")

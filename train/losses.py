@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from train.assigner import Assignment, Targets, assign
 from train.config import AssignerConfig, LossConfig
-from train.gaussian import bhattacharyya_similarity, box_gaussian
+from train.gaussian import box_gaussian, overlap_loss
 from train.models.head import RawOutputs, decode_geometry, offset_bins, size_bins, unit_directions
 from train.processes import summed
 
@@ -163,10 +163,8 @@ def _box_losses(
     wanted, wanted_direction = target_geometry(positives.boxes, raw.oriented)
     if raw.oriented:
         wanted, wanted_direction = _nearest_form(wanted, wanted_direction, own_direction.detach())
-    similarity = bhattacharyya_similarity(
-        box_gaussian(own_geometry, own_direction), box_gaussian(wanted, wanted_direction)
-    )
-    overlap = ((1.0 - similarity) * weight).sum()
+    apart = overlap_loss(box_gaussian(own_geometry, own_direction), box_gaussian(wanted, wanted_direction))
+    overlap = (apart * weight).sum()
     scale = strides[anchor][:, None]
     values = torch.cat([wanted[:, :2] - points[anchor], wanted[:, 2:]], -1) / scale
     bins = torch.stack([offset_bins(), offset_bins(), size_bins(), size_bins()]).to(values)

@@ -1,4 +1,4 @@
-"""The paper's claim of stable training, watched: gradients that pull apart, exploding losses, where NaN began.
+"""The paper's claim of stable training, watched: opposing gradients, exploding losses, where NaN began.
 
 BabelRS argues that the sensors' detection gradients on the shared backbone turn from opposing to agreeing after language
 alignment, and that gradient norms stay controlled under mixed precision.

@@ -18,18 +18,20 @@ from babelrs.radiometry import RadiometryProfile, to_uint8
 from babelrs.sensors import Sensor
 from train.assigner import Targets
 from train.config import AugmentConfig, BatchConfig, DataConfig
-from train.data.augment import augment
+from train.data.augment import Crop, augment
+from train.data.mosaic import draw_windows, join
 from train.data.samples import Sample
 from train.processes import num_processes, rank
 
 
 @dataclass(frozen=True)
 class Draw:
-    """One training image to make: which sample, and the seed of its augmentation."""
+    """One training image to make: which sample, the seed of its augmentation, and whether it is part of a mosaic."""
 
     sensor: Sensor
     index: int
     seed: tuple[int, ...]
+    mosaic: bool = False
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,7 @@ class RatioSampler(Sampler[list[Draw]]):
         seed: Seed of order and augmentation.
         first_step: Step to begin with.
         share: Which part of every batch to give: ``(k, n)`` for the k-th of n equal parts.
+        mosaic: Share of mosaics, and the step from which there are none.
 
     Raises:
         BabelRSError: A sensor's images cannot be shared out evenly.
@@ -79,9 +82,11 @@ class RatioSampler(Sampler[list[Draw]]):
         seed: int,
         first_step: int = 0,
         share: tuple[int, int] = (0, 1),
+        mosaic: tuple[float, int] = (0.0, 0),
     ) -> None:
         self.sizes, self.counts = dict(sizes), dict(counts)
         self.steps, self.seed, self.first_step, self.share = steps, seed, first_step, share
+        self.mosaic = mosaic
         if uneven := {sensor.value: count for sensor, count in counts.items() if count % share[1]}:
             raise BabelRSError(
                 f"A batch of {uneven} images cannot be shared evenly by {share[1]} processes.",
@@ -94,10 +99,15 @@ class RatioSampler(Sampler[list[Draw]]):
     def __iter__(self) -> Iterator[list[Draw]]:
         for step in range(self.first_step, self.steps):
             yield [
-                Draw(sensor, self._index(sensor, step * count + place), (self.seed, step, order, place))
+                self._draw(sensor, self._index(sensor, step * count + place), (self.seed, step, order, place))
                 for order, (sensor, count) in enumerate(self.counts.items())
                 for place in self._places(count)
             ]
+
+    def _draw(self, sensor: Sensor, index: int, seed: tuple[int, ...]) -> Draw:
+        share, until = self.mosaic
+        chosen = seed[1] < until and np.random.default_rng([*seed, 11]).random() < share
+        return Draw(sensor, index, seed, bool(chosen))
 
     def _places(self, count: int) -> range:
         part, parts = self.share
@@ -152,18 +162,23 @@ class CropDataset(Dataset[Item]):
         self._decoded: dict[tuple[Sensor, int], npt.NDArray[np.uint8]] = {}
 
     def __getitem__(self, draw: Draw) -> Item:
-        sample = self.samples[draw.sensor][draw.index]
-        crop = augment(
-            self._image(draw.sensor, draw.index),
-            sample.boxes,
-            sample.ignore,
-            draw.sensor,
-            self.config,
-            np.random.default_rng(draw.seed),
-        )
-        labels = self.labels[draw.sensor][draw.index][crop.kept]
+        rng = np.random.default_rng(draw.seed)
+        if draw.mosaic:
+            windows = draw_windows(self.config.crop_px, rng)
+            indices = [draw.index, *rng.integers(len(self.samples[draw.sensor]), size=3).tolist()]
+            parts = [self._crop(draw.sensor, i, rng, w[2:]) for i, w in zip(indices, windows, strict=True)]
+            crop, labels = join([part for part, _ in parts], windows), np.concatenate([found for _, found in parts])
+        else:
+            crop, labels = self._crop(draw.sensor, draw.index, rng)
         targets = Targets(torch.from_numpy(crop.boxes), torch.from_numpy(labels), torch.from_numpy(crop.ignore_boxes))
-        return Item(draw.sensor, torch.from_numpy(crop.pixels), targets, sample.name)
+        return Item(draw.sensor, torch.from_numpy(crop.pixels), targets, self.samples[draw.sensor][draw.index].name)
+
+    def _crop(
+        self, sensor: Sensor, index: int, rng: np.random.Generator, size: tuple[int, int] | None = None
+    ) -> tuple[Crop, npt.NDArray[np.int64]]:
+        sample = self.samples[sensor][index]
+        crop = augment(self._image(sensor, index), sample.boxes, sample.ignore, sensor, self.config, rng, size)
+        return crop, self.labels[sensor][index][crop.kept]
 
     def _image(self, sensor: Sensor, index: int) -> npt.NDArray[np.uint8]:
         key = sensor, index
@@ -219,7 +234,9 @@ def make_loader(
     """
     sizes = {sensor: len(group) for sensor, group in dataset.samples.items()}
     counts = {sensor: batch.count(sensor) for sensor in sizes}
-    sampler = RatioSampler(sizes, counts, steps, seed, first_step, (rank(), num_processes()))
+    augmentation = dataset.config
+    mosaic = augmentation.mosaic, round(steps * (1 - augmentation.mosaic_off_share))
+    sampler = RatioSampler(sizes, counts, steps, seed, first_step, (rank(), num_processes()), mosaic)
     loader: Iterable[Batch | BabelRSError] = DataLoader(
         _Guarded(dataset),
         batch_sampler=sampler,
