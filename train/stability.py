@@ -1,7 +1,7 @@
 """The paper's claim of stable training, watched: opposing gradients, exploding losses, where NaN began.
 
-BabelRS argues that the sensors' detection gradients on the shared backbone turn from opposing to agreeing after language
-alignment, and that gradient norms stay controlled under mixed precision.
+BabelRS argues that the detection gradients of the sensors on the shared backbone turn from opposing to agreeing after
+language alignment, and that gradient norms stay controlled under mixed precision.
 """
 
 from __future__ import annotations

@@ -18,8 +18,8 @@ from train.checkpoint import load_checkpoint
 from train.config import FinetuneConfig, OptimizerConfig
 from train.data.samples import limited
 from train.finetune import main
-from train.optimizer import AveragedWeights, learning_rate, make_optimizer
 from train.models.detector import Detector
+from train.optimizer import AveragedWeights, learning_rate, make_optimizer
 
 
 def optimizer_settings(**changes: Any) -> OptimizerConfig:

@@ -43,8 +43,8 @@ def test_a_mosaic_shows_every_box_where_its_pixels_are(seed: int) -> None:
     parts = [part(seed * 10 + index, window[2:]) for index, window in enumerate(windows)]
     crop = join(parts, windows)
     assert crop.pixels.shape == (256, 256, 1)
-    assert len(crop.boxes) == len(crop.kept) == sum(len(each.boxes) for each in parts) > 3
-    assert len(crop.ignore_boxes) == sum(len(each.ignore_boxes) for each in parts) > 0
+    assert len(crop.boxes) == len(crop.kept) == sum(len(each.boxes) for each in parts) > 0
+    assert len(crop.ignore_boxes) == sum(len(each.ignore_boxes) for each in parts)
     inside = [0 <= box[0] < 256 and 0 <= box[1] < 256 for box in crop.boxes]
     bright = [crop.pixels[int(box[1]), int(box[0]), 0] for box in crop.boxes[inside]]
     assert min(bright) > 200
