@@ -38,6 +38,8 @@ from train.starting_weights import start_from
 from train.training_state import TrainingState, data_fingerprint, whole, write_state
 
 log = logging.getLogger("train.finetune")
+_LOOKING_SCALE = 1024.0
+"""Loss scale at which fp16 gradients are looked at: high enough to keep small ones, too low to overflow."""
 _AMP_TYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -148,7 +150,7 @@ class Trainer:
         agreement: dict[str, float] = {}
         if config.watch.cosine_every and step % config.watch.cosine_every == 0:
             agreement = gradient_agreement(
-                {s: loss.total for s, loss in losses.items()}, parameters, self.scaler.get_scale()
+                {s: loss.total for s, loss in losses.items()}, parameters, min(_LOOKING_SCALE, self.scaler.get_scale())
             )
         # Gradients are averaged over processes, whose losses add up.
         total = torch.stack([loss.total for loss in losses.values()]).sum() * num_processes()
