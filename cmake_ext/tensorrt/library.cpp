@@ -1,5 +1,4 @@
-// The two functions by which TensorRT takes a plugin library: `IPluginRegistry::loadLibrary`, `trtexec
-// --staticPlugins`.
+// The creator, and the two functions by which TensorRT takes a plugin library (`IPluginRegistry::loadLibrary`).
 #include <memory>
 #include <new>
 #include <string>

@@ -195,6 +195,9 @@ void test_enqueue_reports_what_fails(const Library& library) {
     missing.inputs[parameter] = nullptr;
     CHECK(enqueue(plugin, tensors, missing) != 0 && recorder.took("enqueue: "));
   }
+  Memory<float> plain(1, 24, 2, 2);  // to the C interface this is the sum without LayerNorm; to a network a mistake
+  plain.inputs[2] = plain.inputs[3] = nullptr;
+  CHECK(enqueue(plugin, tensors, plain) != 0 && recorder.took("enqueue: gamma is null"));
   memory.inputs[1] = static_cast<const char*>(memory.inputs[1]) + 4;
   CHECK(enqueue(plugin, tensors, memory) != 0 && recorder.took("taps[1] is null or not aligned to 16 bytes"));
   CHECK(plugin.runtime->enqueue(nullptr, nullptr, nullptr, nullptr, nullptr, nullptr) != 0 && recorder.took("null"));
