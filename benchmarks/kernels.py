@@ -1,7 +1,8 @@
 """``python -m benchmarks.kernels``: the fused layerwise aggregation against what memory allows.
 
 On a GPU: time and bandwidth of the fused operator, eager PyTorch and ``torch.compile``, beside a device-to-device copy,
-with cold and warm caches apart. Without one: the byte counts on paper. Writes a table, a JSON and a plot.
+with cold and warm caches apart. Without one: the byte counts on paper, marked as predicted. Writes a table, a JSON and
+a plot.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -38,8 +39,10 @@ class KernelsConfig(BaseModel):
     batch: int = Field(16, ge=1, description="images")
     channels: int = Field(1024, ge=8, multiple_of=8, description="C")
     taps: int = Field(4, ge=1, le=8, description="S")
-    levels: list[int] = Field([1, 4], description="each P to measure")
-    grids: list[int] = Field([57, 56, 50], description="each side of the square token map: patches of 14 and 16 px")
+    levels: tuple[Annotated[int, Field(ge=1, le=5)], ...] = Field((1, 4), description="each P to measure")
+    grids: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        (57, 56, 50), description="each side of the square token map: patches of 14 and 16 px"
+    )
     dtype: Literal["float32", "float16", "bfloat16"] = Field("float16", description="of taps and levels")
     repeats: int = Field(50, ge=3, description="timed runs; the median counts")
     check: bool = Field(False, description="exit with 1 where a target is missed")
@@ -210,6 +213,19 @@ def table(records: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def byte_table(records: Sequence[dict[str, Any]]) -> str:
+    """The byte counts in Markdown, and the time that each memory needs for the floor: counted, never measured."""
+    lines = [
+        f"| map | P | floor, MB | eager at least, MB | {' | '.join(f'{name}, ms' for name in MEMORY_GB_PER_S)} |",
+        f"|---|---|---|---|{'---|' * len(MEMORY_GB_PER_S)}",
+    ]
+    for record in records:
+        sizes = [f"{record[name] / 1e6:.0f}" for name in ("floor_bytes", "eager_bytes")]
+        times = [f"{record['floor_ms'][name]:.2f}" for name in MEMORY_GB_PER_S]
+        lines.append(f"| {record['grid']} x {record['grid']} | {record['levels']} | {' | '.join(sizes + times)} |")
+    return "\n".join(lines)
+
+
 def missed(records: Sequence[dict[str, Any]]) -> list[str]:
     """Targets that a measurement with cold caches misses."""
     return [
@@ -233,7 +249,13 @@ def main(arguments: list[str]) -> int:
         raise BabelRSError("The native library has no CUDA kernels.", "Reinstall with BABELRS_CUDA=ON pip install .")
     records = [measure(workload, config.repeats) if on_gpu else paper(workload) for workload in workloads]
     device = torch.cuda.get_device_name(0) if on_gpu else None
-    result = {"schema": "babelrs.kernels/1", "device": device, "torch": torch.__version__, "workloads": records}
+    result = {
+        "schema": "babelrs.kernels/1",
+        "device": device,
+        "predicted": not on_gpu,  # bytes on paper only
+        "torch": torch.__version__,
+        "workloads": records,
+    }
     config.out.parent.mkdir(parents=True, exist_ok=True)
     config.out.with_suffix(".json").write_text(json.dumps(result, indent=1, sort_keys=True) + "\n")
     plot(records, config.out.with_suffix(".png"))

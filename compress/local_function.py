@@ -9,6 +9,9 @@ import onnx
 from onnx import FunctionProto, ModelProto, NodeProto, helper
 
 DOMAIN, NAME, VERSION = "babelrs", "LayerwiseAggregate", 1
+ATTRIBUTES = ("epsilon", "prefix_tokens", "height", "width", "num_levels", "plugin_namespace", "plugin_version")
+"""What the node carries. The body reads the first four; the others are for TensorRT's parser and its plugin."""
+
 _END = 2**31 - 1
 
 
@@ -16,7 +19,7 @@ def aggregate_function(num_taps: int, num_levels: int, opset: int) -> FunctionPr
     """The function for S taps and P levels.
 
     Inputs: S token maps ``(B, T, C)``, ``gamma (S, C)``, ``beta (S, C)``, ``weights (P, S)``; outputs: P maps
-    ``(B, C, H, W)``; attributes: ``epsilon``, ``prefix_tokens``, ``height``, ``width``.
+    ``(B, C, H, W)``; attributes: :data:`ATTRIBUTES`.
     """
     taps = [f"tap_{index}" for index in range(num_taps)]
     levels = [f"level_{index}" for index in range(num_levels)]
@@ -32,7 +35,7 @@ def aggregate_function(num_taps: int, num_levels: int, opset: int) -> FunctionPr
         levels,
         nodes,
         [helper.make_opsetid("", opset)],
-        ["epsilon", "prefix_tokens", "height", "width"],
+        list(ATTRIBUTES),
     )
 
 

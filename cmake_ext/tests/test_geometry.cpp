@@ -18,12 +18,12 @@ using babelrs::Box;
 using babelrs::Rectangle;
 
 // Plain asserts would vanish in a release build.
-#define CHECK(condition)                                                              \
-  do {                                                                                \
-    if (!(condition)) {                                                               \
-      std::fprintf(stderr, "%s:%d: failed: %s\n", __FILE__, __LINE__, #condition);    \
-      std::exit(1);                                                                   \
-    }                                                                                 \
+#define CHECK(condition)                                                           \
+  do {                                                                             \
+    if (!(condition)) {                                                            \
+      std::fprintf(stderr, "%s:%d: failed: %s\n", __FILE__, __LINE__, #condition); \
+      std::exit(1);                                                                \
+    }                                                                              \
   } while (false)
 
 struct Scene {
@@ -103,12 +103,12 @@ void check_against_definition(const Scene& scene) {
 void suppression_follows_its_definition() {
   check_against_definition({});
   check_against_definition(scattered(1, 1, 10, 1, 10));
-  check_against_definition(scattered(2, 1500, 100, 2, 60));          // crowded
-  check_against_definition(scattered(3, 1500, 1e4, 2, 60));          // sparse
-  check_against_definition(scattered(4, 800, 50, 1e-6, 1e6));        // all sizes
-  check_against_definition(scattered(5, 800, 1e6, 10, 1e5));         // far away
-  check_against_definition(scattered(6, 400, 0, 5, 50));             // at one point
-  check_against_definition(scattered(7, 400, 3e38, 1e-45, 3e38));    // the ends of float32
+  check_against_definition(scattered(2, 1500, 100, 2, 60));        // crowded
+  check_against_definition(scattered(3, 1500, 1e4, 2, 60));        // sparse
+  check_against_definition(scattered(4, 800, 50, 1e-6, 1e6));      // all sizes
+  check_against_definition(scattered(5, 800, 1e6, 10, 1e5));       // far away
+  check_against_definition(scattered(6, 400, 0, 5, 50));           // at one point
+  check_against_definition(scattered(7, 400, 3e38, 1e-45, 3e38));  // the ends of float32
   check_against_definition(scattered(8, 400, 1e-40, 1e-45, 1e-38));
 }
 
@@ -161,6 +161,27 @@ void nearly_equal_boxes_stay_within_bounds() {
   }
 }
 
+// Boxes that share a strip hardly wider than rounding, at thresholds as small as their overlap: where the bound comes
+// out below the clipped area, and only its margin keeps the two answers the same.
+void slivers_are_judged_alike() {
+  Random random(13);
+  for (int i = 0; i < 200000; ++i) {
+    const Box a{0, 0, uniform(random, 1, 4), uniform(random, 1, 4), uniform(random, -4, 4)};
+    Box b{0, 0, uniform(random, 1, 4), uniform(random, 1, 4),
+          a.theta + std::floor(uniform(random, -2, 3)) * 1.5707963267948966};
+    const bool upright = std::abs(std::cos(b.theta - a.theta)) > 0.5;
+    const double along = ((upright ? b.w : b.h) + a.w) / 2 - std::pow(10, uniform(random, -16, -6));
+    const double across = uniform(random, -1, 1);
+    b.cx = along * std::cos(a.theta) - across * std::sin(a.theta);
+    b.cy = along * std::sin(a.theta) + across * std::cos(a.theta);
+    const Rectangle left(a), right(b);
+    const double overlap = babelrs::intersection_over_union(left, right);
+    for (const double threshold : {overlap, std::nextafter(overlap, 0.0), overlap / 2}) {
+      CHECK(babelrs::overlaps_more(left, right, threshold) == (overlap > threshold));
+    }
+  }
+}
+
 void early_answers_equal_the_full_computation() {
   const Scene scene = scattered(11, 1500, 300, 2, 400);
   for (std::size_t i = 0; i < scene.size(); ++i) {
@@ -205,6 +226,7 @@ int main() {
   mixed_magnitudes_are_found();
   the_farthest_neighbours_are_found();
   nearly_equal_boxes_stay_within_bounds();
+  slivers_are_judged_alike();
   early_answers_equal_the_full_computation();
   merging_keeps_lone_boxes_and_crosses_no_boundary();
   wrong_thresholds_are_refused();

@@ -100,7 +100,21 @@ def test_the_graph_is_valid_opset_17_with_one_aggregation_as_a_local_function(ex
     attributes = {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in custom[0].attribute}
     assert attributes["prefix_tokens"] == 0 and attributes["epsilon"] == pytest.approx(1e-6)
     assert (attributes["height"], attributes["width"]) in [(2, 3), (3, 2), (2, 2)]
+    assert set(graph.functions[0].attribute) == set(attributes)
     assert detector.config.max_detections == 24
+
+
+def test_the_aggregation_says_what_tensorrt_s_parser_needs_to_make_the_plugin_of_it(exported: Exported) -> None:
+    (node,) = [node for node in exported[2].graph.node if node.domain == "babelrs"]
+    types = {attribute.name: attribute.type for attribute in node.attribute}
+    numbers = dict.fromkeys(("prefix_tokens", "height", "width", "num_levels"), onnx.AttributeProto.INT)
+    names = dict.fromkeys(("plugin_namespace", "plugin_version"), onnx.AttributeProto.STRING)
+    assert types == {**numbers, **names, "epsilon": onnx.AttributeProto.FLOAT}
+    attributes = {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
+    assert attributes["num_levels"] == len(node.output)
+    assert (attributes["plugin_namespace"], attributes["plugin_version"]) == (b"babelrs", b"1")
+    parameters = {tensor.name: tensor for tensor in exported[2].graph.initializer}
+    assert [parameters[name].data_type for name in node.input[-3:]] == [TensorProto.FLOAT] * 3
 
 
 def test_the_graph_needs_no_operator_that_engines_lack(exported: Exported) -> None:

@@ -45,7 +45,10 @@ def layerwise_aggregate(
 
 
 class _ExportedAggregate(torch.autograd.Function):
-    """The same operation as one ``babelrs::LayerwiseAggregate`` node while an ONNX graph is traced."""
+    """The same operation as one ``babelrs::LayerwiseAggregate`` node while an ONNX graph is traced.
+
+    TensorRT's parser finds the plugin by the two ``plugin_`` attributes and creates it from the others.
+    """
 
     @staticmethod
     def forward(
@@ -75,6 +78,9 @@ class _ExportedAggregate(torch.autograd.Function):
             prefix_tokens_i=prefix_tokens,
             height_i=height,
             width_i=width,
+            num_levels_i=num_levels,
+            plugin_namespace_s="babelrs",
+            plugin_version_s="1",
             outputs=num_levels,
         )
 

@@ -11,4 +11,8 @@ namespace babelrs {
 // Fills `problem` from a call. Returns what is wrong, naming the argument, its value and what is expected; empty: fine.
 std::string check_call(const babelrs_aggregate_call& call, LayerwiseProblem& problem);
 
+// Its parts that look at no memory, for a caller that knows shapes and types before there are tensors.
+std::string check_sizes(const babelrs_aggregate_call& call);
+std::string check_numbers(const babelrs_aggregate_call& call);
+
 }  // namespace babelrs

@@ -2,6 +2,7 @@
 
 #include <cmath>
 #include <cstdint>
+#include <cstdio>
 
 namespace babelrs {
 namespace {
@@ -12,27 +13,13 @@ std::string wrong(const std::string& name, std::int64_t value, const std::string
   return name + " is " + std::to_string(value) + ", expected " + expected;
 }
 
-std::string check_sizes(const babelrs_aggregate_call& call) {
-  if (call.num_taps < 1 || call.num_taps > kMaxTaps) return wrong("taps: S", call.num_taps, "1 to 8");
-  if (call.num_levels < 1 || call.num_levels > kMaxLevels) return wrong("weights: P", call.num_levels, "1 to 5");
-  if (call.channels < 8 || call.channels > kMaxChannels || call.channels % 8 != 0) {
-    return wrong("taps: C", call.channels, "a multiple of 8 from 8 to 1536");
-  }
-  if (call.batch < 1 || call.batch >= kMaxElements) return wrong("taps: B", call.batch, "at least 1");
-  if (call.prefix < 0 || call.prefix >= kMaxElements) return wrong("prefix_tokens", call.prefix, "0 or more");
-  if (call.height < 1 || call.height >= kMaxElements) return wrong("height", call.height, "at least 1");
-  if (call.width < 1 || call.width >= kMaxElements) return wrong("width", call.width, "at least 1");
-  if (call.tokens < 1 || call.tokens != call.prefix + call.height * call.width) {
-    return wrong("taps: T", call.tokens,
-                 "prefix_tokens + height * width = " + std::to_string(call.prefix + call.height * call.width));
-  }
-  // The factors are below 2^31 each: no product of two overflows.
-  if (call.tokens >= kMaxElements || call.batch * call.tokens >= kMaxElements ||
-      call.batch * call.tokens * call.channels >= kMaxElements) {
-    return "taps: B * T * C has 2^31 elements or more, expected fewer";
-  }
-  return {};
+std::string wrong_number(const std::string& name, float value, const std::string& expected) {
+  char digits[32];
+  std::snprintf(digits, sizeof digits, "%g", static_cast<double>(value));
+  return name + " is " + digits + ", expected " + expected;
 }
+
+bool positive(float value) { return std::isnormal(value) && value > 0.0f; }
 
 bool misaligned(const void* pointer, std::uintptr_t bytes) {
   return pointer == nullptr || reinterpret_cast<std::uintptr_t>(pointer) % bytes != 0;
@@ -57,6 +44,30 @@ std::string check_pointers(const babelrs_aggregate_call& call) {
   return {};
 }
 
+}  // namespace
+
+std::string check_sizes(const babelrs_aggregate_call& call) {
+  if (call.num_taps < 1 || call.num_taps > kMaxTaps) return wrong("taps: S", call.num_taps, "1 to 8");
+  if (call.num_levels < 1 || call.num_levels > kMaxLevels) return wrong("weights: P", call.num_levels, "1 to 5");
+  if (call.channels < 8 || call.channels > kMaxChannels || call.channels % 8 != 0) {
+    return wrong("taps: C", call.channels, "a multiple of 8 from 8 to 1536");
+  }
+  if (call.batch < 1 || call.batch >= kMaxElements) return wrong("taps: B", call.batch, "at least 1");
+  if (call.prefix < 0 || call.prefix >= kMaxElements) return wrong("prefix_tokens", call.prefix, "0 or more");
+  if (call.height < 1 || call.height >= kMaxElements) return wrong("height", call.height, "at least 1");
+  if (call.width < 1 || call.width >= kMaxElements) return wrong("width", call.width, "at least 1");
+  if (call.tokens < 1 || call.tokens != call.prefix + call.height * call.width) {
+    return wrong("taps: T", call.tokens,
+                 "prefix_tokens + height * width = " + std::to_string(call.prefix + call.height * call.width));
+  }
+  // The factors are below 2^31 each: no product of two overflows.
+  if (call.tokens >= kMaxElements || call.batch * call.tokens >= kMaxElements ||
+      call.batch * call.tokens * call.channels >= kMaxElements) {
+    return "taps: B * T * C has 2^31 elements or more, expected fewer";
+  }
+  return {};
+}
+
 std::string check_numbers(const babelrs_aggregate_call& call) {
   if (call.in_type < BABELRS_FLOAT32 || call.in_type > BABELRS_INT8) return wrong("in_type", call.in_type, "0 to 3");
   if (call.out_type < BABELRS_FLOAT32 || call.out_type > BABELRS_INT8) {
@@ -65,21 +76,21 @@ std::string check_numbers(const babelrs_aggregate_call& call) {
   if (call.in_type != call.out_type && call.in_type != BABELRS_INT8 && call.out_type != BABELRS_INT8) {
     return "out_type: floating taps give levels of their own type or int8";
   }
-  if (!(call.epsilon >= 0.0f) || std::isinf(call.epsilon)) return "epsilon must be finite and not negative";
+  if (!(call.epsilon >= 0.0f) || std::isinf(call.epsilon)) {
+    return wrong_number("epsilon", call.epsilon, "a finite number, 0 or more");
+  }
   for (int tap = 0; call.in_type == BABELRS_INT8 && tap < call.num_taps; ++tap) {
-    if (!std::isnormal(call.tap_scales[tap]) || call.tap_scales[tap] < 0.0f) {
-      return "tap_scales[" + std::to_string(tap) + "] must be a positive number";
+    if (!positive(call.tap_scales[tap])) {
+      return wrong_number("tap_scales[" + std::to_string(tap) + "]", call.tap_scales[tap], "a positive number");
     }
   }
   for (int level = 0; call.out_type == BABELRS_INT8 && level < call.num_levels; ++level) {
-    if (!std::isnormal(call.level_scales[level]) || call.level_scales[level] < 0.0f) {
-      return "level_scales[" + std::to_string(level) + "] must be a positive number";
+    if (!positive(call.level_scales[level])) {
+      return wrong_number("level_scales[" + std::to_string(level) + "]", call.level_scales[level], "a positive number");
     }
   }
   return {};
 }
-
-}  // namespace
 
 std::string check_call(const babelrs_aggregate_call& call, LayerwiseProblem& problem) {
   for (const auto check : {check_sizes, check_numbers, check_pointers}) {

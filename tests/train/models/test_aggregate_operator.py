@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import pytest
@@ -7,11 +8,15 @@ import torch
 from torch import Tensor
 
 import train.models.aggregate_operator  # noqa: F401  registers the operator
-from babelrs.aggregate import available
+from babelrs.aggregate import available, has_cuda
 from train.models.aggregate import EPSILON, LayerwiseAggregate, layerwise_aggregate
 
 pytestmark = pytest.mark.skipif(not available(), reason="the native library is not installed")
-DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
+NEEDS_CUDA = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not has_cuda(), reason="the native library has no CUDA kernels (BABELRS_CUDA=ON)"),
+]
+DEVICES = ["cpu", pytest.param("cuda", marks=NEEDS_CUDA)]
 
 
 def arguments(device: str = "cpu", dtype: torch.dtype = torch.float32, affine: bool = True) -> dict[str, Any]:
@@ -39,7 +44,7 @@ def call(given: dict[str, Any]) -> list[Tensor]:
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("affine", [True, False])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_the_operator_passes_opcheck(device: str, affine: bool, dtype: torch.dtype) -> None:
     given = arguments(device, dtype, affine)
     torch.library.opcheck(torch.ops.babelrs.layerwise_aggregate.default, (), given)
@@ -71,14 +76,96 @@ def test_without_layer_norm_the_gradients_are_those_of_a_weighted_sum() -> None:
     torch.testing.assert_close(given["taps"][0].grad, plain["taps"][0].grad)
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-def test_int8_levels_are_the_rounded_float_levels(dtype: torch.dtype) -> None:
-    given = arguments(dtype=dtype)
+def test_int8_levels_are_the_rounded_float_levels(device: str, dtype: torch.dtype) -> None:
+    given = arguments(device, dtype)
     exact = call({**given, "taps": [tap.float() for tap in given["taps"]]})
     levels = call({**given, "level_scales": [0.05, 0.1], "out_dtype": torch.int8})
     for level, value, scale in zip(levels, exact, (0.05, 0.1), strict=True):
         assert level.dtype == torch.int8
         assert (level - (value / scale).clamp(-128, 127)).abs().max() <= 1.0
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("out", [torch.float32, torch.float16, torch.bfloat16])
+def test_int8_taps_are_their_steps_times_the_scale(device: str, out: torch.dtype) -> None:
+    given, scales = arguments(device), [0.02, 0.03, 0.04]
+    steps = [(tap.detach() / scale).round().clamp(-128, 127) for tap, scale in zip(given["taps"], scales, strict=True)]
+    exact = call({**given, "taps": [step * scale for step, scale in zip(steps, scales, strict=True)]})
+    integers = [step.to(torch.int8) for step in steps]
+    levels = call({**given, "taps": integers, "tap_scales": scales, "out_dtype": out})
+    for level, wanted in zip(levels, exact, strict=True):
+        assert level.dtype == out
+        torch.testing.assert_close(level, wanted.to(out))
+
+
+def side_stream(device: str) -> AbstractContextManager[Any]:
+    """A stream that waits for no other; on the CPU, nothing."""
+    return torch.cuda.stream(torch.cuda.Stream()) if device == "cuda" else nullcontext()
+
+
+def occupy(device: str) -> None:
+    """Keeps the current stream busy for some milliseconds."""
+    if device == "cuda":
+        value = torch.eye(4096, device=device)
+        for _ in range(20):
+            value = value @ value
+
+
+def finish(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@torch.no_grad()
+def test_the_operator_runs_on_the_current_stream(device: str) -> None:
+    given = arguments(device)
+    wanted = [level.clone() for level in call(given)]
+    late = [torch.full_like(tap, float("nan")) for tap in given["taps"]]
+    finish(device)
+    with side_stream(device):
+        occupy(device)
+        for tap, value in zip(late, given["taps"], strict=True):
+            tap.copy_(value)
+        levels = call({**given, "taps": late})  # on any other stream it would read NaN
+    finish(device)
+    for level, expected in zip(levels, wanted, strict=True):
+        torch.testing.assert_close(level, expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@torch.no_grad()
+def test_calls_on_two_streams_at_once_keep_apart(device: str) -> None:
+    calls = [arguments(device), arguments(device)]
+    calls[1]["taps"] = [2 * tap.flip(1) + 1 for tap in calls[1]["taps"]]
+    wanted = [[level.clone() for level in call(given)] for given in calls]
+    finish(device)
+    streams, found = [side_stream(device), side_stream(device)], [[], []]
+    for stream in streams:
+        with stream:
+            occupy(device)
+    for _ in range(5):
+        for index, (stream, given) in enumerate(zip(streams, calls, strict=True)):
+            with stream:
+                found[index] = call(given)
+    finish(device)
+    assert not torch.allclose(wanted[0][0], wanted[1][0])
+    for levels, expected in zip(found, wanted, strict=True):
+        torch.testing.assert_close(levels, expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("name", ["gamma", "beta", "weights", "taps"])
+@torch.no_grad()
+def test_memory_of_another_device_is_refused(device: str, name: str) -> None:
+    given, other = arguments(device), "cpu" if device == "cuda" else "meta"
+    moved = (
+        [given["taps"][0], given["taps"][1].to(other), given["taps"][2]] if name == "taps" else given[name].to(other)
+    )
+    with pytest.raises(ValueError, match=rf"{name}.* is on {other}: expected {device}"):
+        call({**given, name: moved})
 
 
 def changed(**changes: Any) -> dict[str, Any]:
@@ -122,11 +209,12 @@ def test_wrong_arguments_are_named(case: str) -> None:
         call(given)
 
 
-def test_strided_and_misaligned_taps_are_refused() -> None:
-    strided = torch.zeros(2, 16, 32)[:, :, ::2]
-    misaligned = torch.zeros(2 * 16 * 16 + 1)[1:].view(2, 16, 16)
+@pytest.mark.parametrize("device", DEVICES)
+def test_strided_and_misaligned_taps_are_refused(device: str) -> None:
+    strided = torch.zeros(2, 16, 32, device=device)[:, :, ::2]
+    misaligned = torch.zeros(2 * 16 * 16 + 1, device=device)[1:].view(2, 16, 16)
     for bad in (strided, misaligned):
-        given = changed(taps=[bad, *taps((2, 16, 16), (2, 16, 16))])
+        given = {**arguments(device), "taps": [bad, *(torch.zeros(2, 16, 16, device=device) for _ in range(2))]}
         with torch.no_grad(), pytest.raises(ValueError, match=r"taps\[0\] of shape \(2, 16, 16\): expected contiguous"):
             call(given)
 
@@ -147,6 +235,7 @@ def test_the_model_keeps_the_plain_expression_on_the_cpu(monkeypatch: pytest.Mon
 
 
 @pytest.mark.gpu
+@NEEDS_CUDA[1]
 def test_the_model_runs_the_operator_on_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     calls, fused = [], torch.ops.babelrs.layerwise_aggregate
     monkeypatch.setattr(torch.ops.babelrs, "layerwise_aggregate", lambda *args: calls.append(1) or fused(*args))
