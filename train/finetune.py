@@ -30,10 +30,14 @@ from train.data.batches import Batch, CropDataset, make_loader
 from train.data.samples import Sample, class_list, limited
 from train.data.soi_det import read_split
 from train.losses import HeadLoss, head_loss
+from train.models.backbone_weights import initialise_backbone
 from train.models.detector import Detector
 from train.models.pyramid import anchor_points
 
 log = logging.getLogger("train.finetune")
+
+MACHINE_PATHS: Any = {"out": True, "data": {"root"}, "model": {"backbone": {"weights"}}}
+"""Settings that a checkpoint does not repeat: they say where things lay on one machine."""
 
 
 class AveragedWeights:
@@ -92,6 +96,7 @@ class Trainer:
         self.classes = {sensor: class_list(group) for sensor, group in samples.items()}
         self.profiles = {sensor: DEFAULT_PROFILES[sensor] for sensor in samples}
         detector = Detector(config.model, self.classes)
+        initialise_backbone(detector.backbone, config.model.backbone)
         self.average = AveragedWeights(detector.to(accelerator.device), config.optimizer.ema_decay)
         self.optimizer = make_optimizer(detector, config.optimizer)
         self.model, self.optimizer = accelerator.prepare(detector, self.optimizer)
@@ -153,7 +158,7 @@ class Trainer:
             "command": "python -m train.finetune",
             "version": __version__,
             "step": step,
-            "settings": self.config.model_dump(mode="json", exclude={"out": True, "data": {"root"}}),
+            "settings": self.config.model_dump(mode="json", exclude=MACHINE_PATHS),
             "images": {sensor.value: len(group) for sensor, group in self.dataset.samples.items()},
         }
         record = Checkpoint(self.config.model, self.classes, self.profiles, training)

@@ -59,9 +59,9 @@ def test_a_list_may_hold_one_value() -> None:
 
 @pytest.mark.parametrize(("given", "wanted"), [(["true"], True), ([], True), (["false"], False)])
 def test_switches_take_true_false_or_nothing(given: list[str], wanted: bool) -> None:
-    for switch in ("--augment.flip", "--model.backbone.pretrained"):
+    for switch in ("--augment.flip", "--model.backbone.grad_checkpointing"):
         config = load_config(FinetuneConfig, [switch, *given, "--seed", "3"])
-        found = config.augment.flip if "flip" in switch else config.model.backbone.pretrained
+        found = config.augment.flip if "flip" in switch else config.model.backbone.grad_checkpointing
         assert found is wanted and config.seed == 3
 
 
