@@ -10,7 +10,7 @@ import logging
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from torch import Tensor
 from babelrs.errors import BabelRSError, collected
 from train.config import BackboneConfig
 from train.models.backbone import Backbone, ConvViT, InternViTBackbone, make_timm_vit
-from train.models.backbone_names import INTERNVIT_PARTS, bare_name, is_foreign, to_own_names
+from train.models.backbone_names import INTERNVIT_PARTS, Renamed, bare_name, is_foreign, to_own_names
 from train.models.resample import resample_positions, resize_patch_kernel
 
 log = logging.getLogger(__name__)
@@ -114,35 +114,45 @@ def set_backbone_weights(
         BabelRSError: A weight of the backbone is missing, unknown, of another shape or not finite; all are listed.
     """
     renamed = to_own_names(weights, _tower(backbone))
-    state = {bare_name(name): (name, tensor) for name, tensor in backbone.state_dict().items()}
-    faults, ignored = list(renamed.faults), [*foreign, *renamed.foreign]
-    fitted: dict[str, Tensor] = {}
-    resized: dict[str, tuple[Shape, Shape]] = {}
-    for bare, tensor in renamed.weights.items():
-        if bare not in state:
-            untapped = _after_the_last_tap(bare, backbone)
-            (ignored if untapped else faults).extend(
-                n if untapped else f"unexpected {n}" for n in renamed.sources[bare]
-            )
-            continue
-        name, wanted = state[bare]
-        fit = _fitted(bare, tensor, wanted, backbone)
-        if fit is None or not torch.isfinite(fit).all():
-            what = "has values that are not finite" if fit is not None else f"does not fit {_size(wanted.shape)}"
-            faults.append(f"{' + '.join(renamed.sources[bare])} {_size(tensor.shape)} {what}")
-        elif tensor.shape != wanted.shape:
-            resized[name] = tuple(tensor.shape), tuple(wanted.shape)
-        if fit is not None:
-            fitted[name] = fit
-    missing = tuple(name for name, _ in state.values() if name not in fitted)
+    names = {bare_name(name): name for name in backbone.state_dict()}
+    untapped = [bare for bare in renamed.weights if bare not in names and _after_the_last_tap(bare, backbone)]
+    fitted, faults = _all_fitted(renamed, names, backbone, untapped)
+    missing = tuple(name for bare, name in names.items() if bare not in renamed.weights)
     if not all(name.startswith("spatial_prior.") for name in missing) or _part_of_a_prior(missing, backbone):
         faults += [f"missing {name}" for name in missing]
-    if faults:
+    if faults := [*renamed.faults, *faults]:
         raise collected(
             f"The weights {source} do not fit the backbone", faults, "Change model.backbone, or the weights.", 12
         )
     backbone.load_state_dict(fitted, strict=False)
-    return LoadReport(source, tuple(fitted), resized, tuple(ignored), missing)
+    shapes = {
+        names[b]: (tuple(t.shape), tuple(fitted[names[b]].shape)) for b, t in renamed.weights.items() if b in names
+    }
+    resized = {name: sizes for name, sizes in shapes.items() if sizes[0] != sizes[1]}
+    ignored = (*foreign, *renamed.foreign, *(name for bare in untapped for name in renamed.sources[bare]))
+    return LoadReport(source, tuple(fitted), resized, ignored, missing)
+
+
+def _all_fitted(
+    renamed: Renamed, names: Mapping[str, str], backbone: Backbone, untapped: Collection[str]
+) -> tuple[dict[str, Tensor], list[str]]:
+    """The weights in the backbone's shapes, by its ``names``, and what cannot be used."""
+    state = backbone.state_dict()
+    fitted: dict[str, Tensor] = {}
+    faults: list[str] = []
+    for bare, tensor in renamed.weights.items():
+        sources = " + ".join(renamed.sources[bare])
+        if bare not in names:
+            faults += [] if bare in untapped else [f"unexpected {sources}"]
+            continue
+        wanted = state[names[bare]]
+        if (fit := _fitted(bare, tensor, wanted, backbone)) is None:
+            faults.append(f"{sources} {_size(tensor.shape)} does not fit {_size(wanted.shape)}")
+        elif not torch.isfinite(fit).all():
+            faults.append(f"{sources} {_size(tensor.shape)} has values that are not finite")
+        else:
+            fitted[names[bare]] = fit
+    return fitted, faults
 
 
 def _tower(backbone: Backbone) -> frozenset[str]:

@@ -3,12 +3,14 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
+import timm
 import torch
 from PIL import Image
 from safetensors.torch import save_file
@@ -265,6 +267,23 @@ def test_a_timm_vit_takes_weights_of_other_patches() -> None:
         "vit.patch_embed.proj.weight": ((384, 3, 14, 14), (384, 3, 16, 16)),
     }
     assert torch.equal(larger.vit.pos_embed[:, 0], native.vit.pos_embed[:, 0])
+
+
+def test_a_timm_vit_takes_timm_s_own_weights_and_names_what_its_taps_do_not_need() -> None:
+    """The path of ``pretrained``, without the download."""
+    torch.manual_seed(1)
+    theirs: Any = timm.create_model("vit_tiny_patch16_224", dynamic_img_size=True).eval()
+    backbone = build_backbone(
+        tiny_backbone(name="vit_tiny_patch16_224", taps=(2, 9), stem_widths=(8, 8, 8), stem_blocks=(0, 0, 0))
+    ).eval()
+    report = set_backbone_weights(backbone, theirs.state_dict(), "timm's")
+    assert {re.sub(r"\..*", "", name) for name in report.ignored} == {"blocks", "norm", "head"}
+    assert {name.split(".")[1] for name in report.ignored if name.startswith("blocks")} == {"9", "10", "11"}
+    images = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        wanted = theirs.forward_intermediates(images, indices=[1, 8], output_fmt="NLC", intermediates_only=True)
+        for tap, tokens in zip(backbone(images).taps, wanted, strict=True):
+            torch.testing.assert_close(tap[:, 1:], tokens, rtol=0, atol=0)
 
 
 class Planted:
