@@ -232,6 +232,7 @@ class FinetuneConfig(_Section):
     seed: int = Field(0, ge=0, description="seed of every random draw")
     precision: Literal["no", "bf16", "fp16"] = Field("no", description="automatic mixed precision")
     log_every: int = Field(20, ge=1, description="steps between log lines")
+    dry_run: bool = Field(False, description="print parameters, FLOPs and predicted memory; train nothing")
     save_every: int = Field(500, ge=1, description="steps between checkpoints")
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
@@ -252,6 +253,13 @@ class FinetuneConfig(_Section):
             raise ValueError(
                 f"augment.crop_px {self.augment.crop_px} is below twice the coarsest stride {self.model.strides[-1]}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _weights_exist(self) -> FinetuneConfig:
+        weights = self.model.backbone.weights
+        if weights is not None and not weights.exists():
+            raise ValueError(f"model.backbone.weights {weights} does not exist")
         return self
 
     @model_validator(mode="after")

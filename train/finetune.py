@@ -29,9 +29,10 @@ from train.config import FinetuneConfig, OptimizerConfig
 from train.data.batches import Batch, CropDataset, make_loader
 from train.data.samples import Sample, class_list, limited
 from train.data.soi_det import read_split
+from train.footprint import predict, table
 from train.losses import HeadLoss, head_loss
 from train.models.backbone_weights import initialise_backbone
-from train.models.detector import Detector
+from train.models.detector import Detector, check_model
 from train.models.pyramid import anchor_points
 
 log = logging.getLogger("train.finetune")
@@ -188,6 +189,10 @@ def main(arguments: list[str]) -> int:
     """Entry point; see ``--help``."""
     config = load_config(FinetuneConfig, arguments)
     start_logging()
+    check_model(config.model)
+    if config.dry_run:
+        sys.stdout.write(table(predict(config)))
+        return 0
     samples = limited(read_split(config.data.root, config.data.sensors, "train"), config.data.images_per_sensor)
     if empty := [sensor.value for sensor, group in samples.items() if not class_list(group)]:
         raise BabelRSError(f"No image of {', '.join(empty)} has an object.", "Annotate some, or change data.sensors.")

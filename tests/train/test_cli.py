@@ -120,6 +120,7 @@ TIMM = ["--model.backbone.name", "vit_tiny_patch16_224"]
         (["--model.backbone.patch_px", "16"], ["conv_vit", "patch_px"]),
         (["--model.backbone.pretrained"], ["pretrained", "conv_vit"]),
         ([*TIMM, "--model.backbone.pretrained", "--model.backbone.weights", "w.pt"], ["weights", "pretrained"]),
+        ([*TIMM, "--model.backbone.weights", "nowhere.safetensors"], ["nowhere.safetensors does not exist"]),
         ([*TIMM, "--model.backbone.patch_px", "14"], ["14 px", "power of two", "rgb input (640, 640)"]),
         (
             [*TIMM, "--model.backbone.patch_px", "64", "--model.input_px.ir", "480", "640"],

@@ -96,6 +96,16 @@ class Detector(nn.Module):
         return outputs
 
 
+def check_model(config: ModelConfig) -> None:
+    """Build the model without memory for its weights, so that what cannot work is known before any data are read.
+
+    Raises:
+        BabelRSError: As :class:`Detector`.
+    """
+    with torch.device("meta"):
+        Detector(config, {})
+
+
 class SensorDetector(nn.Module):
     """One sensor's path from pixels to the top K boxes: what is evaluated, and what is exported.
 
