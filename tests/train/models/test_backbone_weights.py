@@ -17,8 +17,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional
 
-from babelrs.errors import BabelRSError
-from tests.train.builders import random_detector, save_tiny, tiny_backbone, tiny_model
+from babelrs.errors import BabelRSError, run_command
+from tests.train.builders import random_detector, save_tiny, tiny_backbone, tiny_model, write_all_sensors
 from tests.train.models.vits import (
     authors_names_and_shapes,
     authors_weights,
@@ -355,3 +355,28 @@ def test_conv_vit_takes_no_foreign_names() -> None:
     backbone = ConvViT(BackboneConfig.model_validate(tiny_backbone().model_dump()))
     with pytest.raises(BabelRSError, match="missing stem"):
         set_backbone_weights(backbone, authors_weights(), "file")
+
+
+def test_a_run_starts_from_the_weights_and_its_checkpoint_stands_alone(tmp_path: Path) -> None:
+    from train.checkpoint import load_checkpoint
+    from train.finetune import main
+
+    write_all_sensors(tmp_path / "data", "train", count=1)
+    file = tmp_path / "vit.safetensors"
+    save_file(authors_weights(), file)
+    model = tiny_model(backbone=tiny_internvit(patch_px=16, image_px=64, weights=file))
+    content = {
+        "out": str(tmp_path / "run"), "steps": 1, "data": {"root": str(tmp_path / "data"), "workers": 0},
+        "model": json.loads(model.model_dump_json()), "batch": {"rgb": 1, "sar": 1, "ir": 1},
+        "augment": {"crop_px": 128}, "optimizer": {"lr": 1e-30, "warmup_steps": 0},
+    }  # fmt: skip
+    (tmp_path / "run.yaml").write_text(json.dumps(content))
+    assert run_command(main, ["--config", str(tmp_path / "run.yaml")]) == 0
+    file.unlink()
+    detector, record = load_checkpoint(tmp_path / "run/final")
+    assert str(tmp_path) not in json.dumps(record.training)
+    trained = detector.backbone.state_dict()
+    for name, tensor in authors_weights().items():
+        if name.startswith("layers.") and name.endswith("qkv.weight"):
+            number = name.split(".")[1]
+            torch.testing.assert_close(trained[f"vit.blocks.{number}.attn.qkv.weight"], tensor, rtol=0, atol=1e-6)
