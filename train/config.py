@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator, model_validator
 
@@ -14,15 +14,33 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+INTERNVIT = "internvit_300m"
+
+_INTERNVIT_SIZES: dict[str, Any] = {
+    "width": 1024, "depth": 24, "num_heads": 16, "mlp_ratio": 4.0, "taps": (3, 9, 18, 24), "patch_px": 14,
+    "image_px": 448,
+}  # fmt: skip
+"""What ``internvit_300m`` takes where nothing else is given (InternVL2.5's vision model)."""
+
+
 class BackboneConfig(_Section):
     """The shared backbone."""
 
-    name: str = Field("conv_vit", description="conv_vit, or a ViT of timm by name")
-    pretrained: bool = Field(False, description="load timm's weights (downloads them)")
-    width: int = Field(160, ge=8, description="token channels (conv_vit)")
-    depth: int = Field(6, ge=1, description="transformer blocks (conv_vit)")
-    num_heads: int = Field(5, ge=1, description="attention heads (conv_vit)")
-    mlp_ratio: float = Field(2.0, gt=0, description="hidden over token channels (conv_vit)")
+    name: str = Field("conv_vit", description=f"conv_vit, {INTERNVIT}, or a ViT of timm by name")
+    weights: Path | None = Field(
+        None, description="weights to start from: a file, or a folder of Hugging Face or of a checkpoint; no download"
+    )
+    pretrained: bool = Field(False, description="start from timm's weights (downloads them; ViTs of timm)")
+    patch_px: int | None = Field(
+        None, ge=4, description="patch side, pixels; weights of other patches are resized (not conv_vit; none: native)"
+    )
+    image_px: int | None = Field(
+        None, ge=16, description="side of the square image that the position table covers, pixels (none: native)"
+    )
+    width: int = Field(160, ge=8, description=f"token channels (conv_vit; {INTERNVIT} takes 1024)")
+    depth: int = Field(6, ge=1, description=f"transformer blocks (conv_vit; {INTERNVIT} takes 24)")
+    num_heads: int = Field(5, ge=1, description=f"attention heads (conv_vit; {INTERNVIT} takes 16)")
+    mlp_ratio: float = Field(2.0, gt=0, description=f"hidden over token channels (conv_vit; {INTERNVIT} takes 4)")
     stem_widths: tuple[int, ...] = Field(
         (32, 48, 96, 128, 160),
         min_length=3,
@@ -31,6 +49,17 @@ class BackboneConfig(_Section):
     stem_blocks: tuple[int, ...] = Field((0, 0, 2, 1, 0), description="residual blocks after each of these strides")
     taps: tuple[int, ...] = Field((1, 2, 4, 6), min_length=1, description="tapped blocks, counted from 1")
     drop_path: float = Field(0.05, ge=0, lt=1, description="stochastic depth of the last block")
+    grad_checkpointing: bool = Field(
+        False, description="keep each block's input only and compute it again backwards: less memory, a third slower"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _sizes_of_the_name(cls, values: Any) -> Any:
+        """InternViT's own sizes, where the settings do not give others."""
+        if isinstance(values, dict) and values.get("name") == INTERNVIT:
+            return {**_INTERNVIT_SIZES, **values}
+        return values
 
     @model_validator(mode="after")
     def _consistent(self) -> BackboneConfig:
@@ -38,6 +67,24 @@ class BackboneConfig(_Section):
             raise ValueError(f"stem_blocks has {len(self.stem_blocks)} entries, stem_widths {len(self.stem_widths)}")
         if self.width % self.num_heads:
             raise ValueError(f"width {self.width} is not a multiple of num_heads {self.num_heads}")
+        return self
+
+    @model_validator(mode="after")
+    def _patches(self) -> BackboneConfig:
+        if self.name == "conv_vit" and (self.patch_px or self.image_px):
+            raise ValueError("conv_vit has neither patches nor a position table: leave patch_px and image_px out")
+        if self.name == INTERNVIT and not (self.patch_px and self.image_px):
+            raise ValueError(f"{INTERNVIT} needs patch_px and image_px")
+        if self.patch_px and self.image_px and self.image_px % self.patch_px:
+            raise ValueError(f"image_px {self.image_px} is not a multiple of patch_px {self.patch_px}")
+        return self
+
+    @model_validator(mode="after")
+    def _one_source_of_weights(self) -> BackboneConfig:
+        if self.pretrained and self.name in ("conv_vit", INTERNVIT):
+            raise ValueError(f"timm has no pretrained weights of {self.name}: give weights, or leave pretrained out")
+        if self.pretrained and self.weights:
+            raise ValueError("weights and pretrained exclude each other")
         return self
 
 
@@ -80,7 +127,27 @@ class ModelConfig(_Section):
     def _doubling(self) -> ModelConfig:
         if any(b != 2 * a for a, b in zip(self.strides, self.strides[1:], strict=False)):
             raise ValueError(f"strides {self.strides} must double from level to level")
+        if self.strides[0] & (self.strides[0] - 1):
+            raise ValueError(f"strides {self.strides} must be powers of two")
         return self
+
+    @model_validator(mode="after")
+    def _patches_fit(self) -> ModelConfig:
+        if self.backbone.patch_px and (faults := self.patch_faults(self.backbone.patch_px)):
+            raise ValueError("; ".join(faults))
+        return self
+
+    def patch_faults(self, patch_px: int) -> list[str]:
+        """What does not fit patches of this side: the pyramid, or the inputs. Nothing is wrong where it is empty."""
+        faults = []
+        if patch_px & (patch_px - 1):
+            faults.append(f"the backbone's patches of {patch_px} px are no power of two, which the pyramid needs")
+        if self.strides[0] > (coarsest := 16 if patch_px > 8 else 8):
+            faults.append(f"strides must start at {coarsest} or below, for the fine maps beside the ViT to be read")
+        for sensor in Sensor:
+            if any(side % patch_px for side in self.input_px.of(sensor)):
+                faults.append(f"{sensor} input {self.input_px.of(sensor)} is not a multiple of the {patch_px} px patch")
+        return faults
 
 
 class DataConfig(_Section):
@@ -193,6 +260,7 @@ class FinetuneConfig(_Section):
     compile: bool = Field(False, description="compile the detector with torch.compile")
     deterministic: bool = Field(False, description="refuse operations whose result varies from run to run")
     log_every: int = Field(20, ge=1, description="steps between log lines")
+    dry_run: bool = Field(False, description="print parameters, FLOPs and predicted memory; train nothing")
     save_every: int = Field(500, ge=1, description="steps between checkpoints")
     watch: WatchConfig = WatchConfig()
     data: DataConfig = DataConfig()
@@ -222,6 +290,20 @@ class FinetuneConfig(_Section):
             raise ValueError("fp16's loss scale is not kept over sharded weights; use bf16 with fsdp")
         if self.parallel == "fsdp" and self.watch.cosine_every:
             raise ValueError("watch.cosine_every needs whole gradients in every process; set it to 0 with fsdp")
+        return self
+
+    @model_validator(mode="after")
+    def _weights_exist(self) -> FinetuneConfig:
+        weights = self.model.backbone.weights
+        if weights is not None and not weights.exists():
+            raise ValueError(f"model.backbone.weights {weights} does not exist")
+        return self
+
+    @model_validator(mode="after")
+    def _crop_holds_whole_patches(self) -> FinetuneConfig:
+        patch_px = self.model.backbone.patch_px
+        if patch_px and self.augment.crop_px % patch_px:
+            raise ValueError(f"augment.crop_px {self.augment.crop_px} is not a multiple of the {patch_px} px patch")
         return self
 
     @model_validator(mode="after")

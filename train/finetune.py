@@ -19,6 +19,8 @@ from train.cli import load_config, start_logging
 from train.config import FinetuneConfig
 from train.data.samples import Sample, check_classes, class_list, limited
 from train.data.soi_det import read_split
+from train.footprint import predict, table
+from train.models.detector import check_model
 from train.processes import rank, wait_for_all
 from train.run_folder import FINAL, RunFolder
 from train.trainer import Trainer
@@ -78,13 +80,15 @@ def _tracker_settings(config: FinetuneConfig) -> Mapping[str, dict[str, str]]:
 def main(arguments: list[str]) -> int:
     """Entry point; see ``--help``."""
     config = load_config(FinetuneConfig, arguments)
+    check_model(config.model)
+    if config.dry_run:
+        sys.stdout.write(table(predict(config)))
+        return 0
     samples, evaluation = read_training(config)
     accelerator = make_accelerator(config)
     start_logging(logging.INFO if rank() == 0 else logging.WARNING)
-    if config.out.exists() and not config.resume and rank() == 0:
-        raise BabelRSError(
-            f"The run folder {config.out} exists already.", "Continue it with --resume, name another, or remove it."
-        )
+    if not config.resume and rank() == 0:
+        RunFolder(config.out).check_free()
     trainer = Trainer(config, samples, accelerator, evaluation)
     begin(config, accelerator)
     finished = trainer.run()

@@ -36,16 +36,24 @@ class RunFolder:
         self.path = path
         self.metrics, self.checkpoints = path / "metrics.jsonl", path / "checkpoints"
 
+    def check_free(self) -> None:
+        """Refuse a folder that exists.
+
+        Raises:
+            BabelRSError: It does.
+        """
+        if self.path.exists():
+            raise BabelRSError(
+                f"The run folder {self.path} exists already.", "Continue it with --resume, name another, or remove it."
+            )
+
     def create(self, settings: dict[str, Any], device: torch.device) -> None:
         """Make the folder with ``config.json`` and ``environment.json``.
 
         Raises:
             BabelRSError: It exists already.
         """
-        if self.path.exists():
-            raise BabelRSError(
-                f"The run folder {self.path} exists already.", "Continue it with --resume, name another, or remove it."
-            )
+        self.check_free()
         self.checkpoints.mkdir(parents=True)
         _write_json(self.path / "config.json", settings)
         _write_json(self.path / "environment.json", environment(device))

@@ -26,6 +26,7 @@ from train.data.samples import Sample, class_list
 from train.evaluate import detect_samples
 from train.interruption import Interruption, interruptible
 from train.losses import HeadLoss, head_loss
+from train.models.backbone_weights import initialise_backbone
 from train.models.detector import Detector
 from train.models.pyramid import anchor_points
 from train.optimizer import AveragedWeights, learning_rate, make_optimizer, set_learning_rate
@@ -38,6 +39,8 @@ from train.starting_weights import start_from
 from train.training_state import TrainingState, data_fingerprint, whole, write_state
 
 log = logging.getLogger("train.finetune")
+MACHINE_PATHS: Any = {"out": True, "resume": True, "init": True, "data": {"root"}, "model": {"backbone": {"weights"}}}
+"""Settings that a checkpoint does not repeat: they say where things lay on one machine."""
 _LOOKING_SCALE = 1024.0
 """Loss scale at which fp16 gradients are looked at: high enough to keep small ones, too low to overflow."""
 _AMP_TYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -91,6 +94,7 @@ class Trainer:
         self.classes = {sensor: class_list(group) for sensor, group in samples.items()}
         self.profiles = {sensor: DEFAULT_PROFILES[sensor] for sensor in samples}
         self.detector = Detector(config.model, self.classes)
+        initialise_backbone(self.detector.backbone, config.model.backbone)
         if config.init is not None:
             start_from(self.detector, config.init)
         self.detector.to(self.device)
@@ -243,7 +247,7 @@ class Trainer:
             "command": "python -m train.finetune",
             "version": __version__,
             "step": step,
-            "settings": _published(self.config),
+            "settings": self.config.model_dump(mode="json", exclude=MACHINE_PATHS),
             "images": {sensor.value: len(group) for sensor, group in self.dataset.samples.items()},
         }
         record = Checkpoint(self.config.model, self.classes, self.profiles, training, self.metrics)
@@ -295,12 +299,6 @@ def run_steps(config: FinetuneConfig, samples: Mapping[Sensor, list[Sample]]) ->
         return config.steps
     images = sum(len(group) for group in samples.values())
     return max(1, math.ceil(config.epochs * images / sum(config.batch.count(sensor) for sensor in samples)))
-
-
-def _published(config: FinetuneConfig) -> dict[str, Any]:
-    """The settings without the paths of this machine."""
-    kept = config.model_dump(mode="json", exclude={"out": True, "resume": True, "init": True, "data": {"root"}})
-    return dict(kept)
 
 
 def _scalars(line: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
