@@ -48,7 +48,7 @@ def plot_precision_recall(
         if reached.any():
             axes.plot(100 * RECALL_POINTS[reached][-1], 100 * curve.precision[reached][-1], ".", color=line.get_color())
     if math.isfinite(point.precision):
-        label = f"best F1 {point.f1:.2f}, score {point.score:.2f}"
+        label = f"all classes: best F1 {point.f1:.2f},\nscore {point.score:.2f}"
         axes.plot(100 * point.recall, 100 * point.precision, "k*", markersize=10, label=label)
     axes.set(
         xlim=(0, 101), ylim=(0, 102), xlabel="recall, %", ylabel="precision (envelope), %",
