@@ -10,7 +10,7 @@ some lie one bit above the fraction, so that a recall of exactly 7 in 100 does n
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import shapely
@@ -58,9 +58,15 @@ def overlap(a: shapely.Polygon, b: shapely.Polygon) -> float:
 
 
 def average_precisions(
-    found: Mapping[str, Sequence[Detection]], true: Mapping[str, Sequence[TrueObject]], name: str
+    found: Mapping[str, Sequence[Detection]],
+    true: Mapping[str, Sequence[TrueObject]],
+    name: str,
+    excused: Callable[[Detection], bool] = lambda _: False,
 ) -> list[float]:
-    """Average precision of class ``name`` at the ten thresholds, by image; NaN without objects that count."""
+    """Average precision of class ``name`` at the ten thresholds; NaN without objects that count.
+
+    An ``excused`` detection that finds nothing is no false alarm.
+    """
     overlaps = {}
     counting = 0
     for image, objects in true.items():
@@ -68,11 +74,14 @@ def average_precisions(
         counting += sum(not one.ignore for one in mine)
         ranked = sorted((one for one in found.get(image, ()) if one.name == name), key=lambda one: -one.score)
         overlaps[image] = (ranked, mine, [[overlap(one.polygon, other.polygon) for other in mine] for one in ranked])
-    return [_average_precision(overlaps, counting, threshold) for threshold in THRESHOLDS]
+    return [_average_precision(overlaps, counting, threshold, excused) for threshold in THRESHOLDS]
 
 
 def _average_precision(
-    overlaps: Mapping[str, tuple[list[Detection], list[TrueObject], list[list[float]]]], counting: int, least: float
+    overlaps: Mapping[str, tuple[list[Detection], list[TrueObject], list[list[float]]]],
+    counting: int,
+    least: float,
+    excused: Callable[[Detection], bool],
 ) -> float:
     if counting == 0:
         return math.nan
@@ -82,6 +91,8 @@ def _average_precision(
         given: set[int] = set()
         for detection, row in zip(ranked, table, strict=True):
             verdict = _verdict(row, objects, given, least)
+            if verdict == "alarm" and excused(detection):
+                verdict = "ignored"
             verdicts.append((detection.score, verdict))
     verdicts.sort(key=lambda one: -one[0])
     points: list[tuple[float, float]] = []  # recall, precision
