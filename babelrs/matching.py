@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,9 @@ Indices = npt.NDArray[np.int64]
 
 UNMATCHED = -1
 _PAIRS_AT_ONCE = 1_000_000  # bounds the memory of a block of pairs to some 100 MB
+_STRIPS = 1 << 20  # of a group at most; the first and last stay empty, so that no strip has a neighbour elsewhere
 _HIGHEST = 1 - 1e-10  # COCO's allowance: a perfect overlap passes a threshold of 1
+_WORTH_A_ROUND = 500  # pairs that a round may look at for each detection it serves; more, and one by one is faster
 _SLACK = 1e-6  # relative; the bound on the overlap must not fall below the exact one by rounding
 
 
@@ -65,8 +68,8 @@ def find_candidates(
 ) -> Candidates:
     """The pairs of one group whose IoU reaches ``lowest_iou``.
 
-    The time follows the number of neighbours: objects are sought along x, then the horizontal boxes around both bound
-    the overlap, and only what is left gets the exact one. The memory is bounded by blocks of pairs.
+    The time follows the number of neighbours: the horizontal boxes around both bound the overlap, and only what is left
+    gets the exact one. The memory is bounded by blocks of pairs.
 
     Args:
         detections: ``(D, 5)`` boxes.
@@ -94,29 +97,57 @@ def find_candidates(
 def _neighbours(
     found: _Extents, found_groups: npt.NDArray[Any], real: _Extents, real_groups: npt.NDArray[Any]
 ) -> Iterator[tuple[Indices, Indices]]:
-    """Rows of the detections and objects of one group that may overlap along x, in blocks, detections ascending."""
+    """Rows of the detections and objects of one group that may overlap, in blocks, detections ascending.
+
+    A group is cut into strips along y, as high as any of its boxes can reach: what a box may overlap lies in its own
+    strip or the one above or below, where it is sought along x.
+    """
     count = len(real.areas)
     if not count:
         return
-    sorted_x = np.sort(real.centres[:, 0])
     groups, group_of = np.unique(real_groups, return_inverse=True)
-    rank = np.empty(count, np.int64)  # of the centre along x among all objects: whole numbers sort without rounding
-    rank[np.argsort(real.centres[:, 0], kind="stable")] = np.arange(count)
-    keys = group_of * (count + 1) + rank
-    order = np.argsort(keys)
-    keys = keys[order]
-    widest = np.zeros(len(groups))
-    np.maximum.at(widest, group_of, real.halves[:, 0])
     mine = np.minimum(np.searchsorted(groups, found_groups), len(groups) - 1)
-    reach = (found.halves[:, 0] + widest[mine]) * (1 + _SLACK)
-    begin = mine * (count + 1) + np.searchsorted(sorted_x, found.centres[:, 0] - reach, "left")
-    end = mine * (count + 1) + np.searchsorted(sorted_x, found.centres[:, 0] + reach, "right")
-    first, last = np.searchsorted(keys, begin), np.searchsorted(keys, end)
-    numbers = np.where(groups[mine] == found_groups, last - first, 0)
+    known = groups[mine] == found_groups
+    largest, largest_found = np.zeros((len(groups), 2)), np.zeros((len(groups), 2))
+    np.maximum.at(largest, group_of, real.halves)
+    np.maximum.at(largest_found, mine[known], found.halves[known])
+    height = (largest + largest_found)[:, 1] * (1 + _SLACK) + 1e-6
+    strips = group_of * _STRIPS + _strip(real.centres[:, 1], height[group_of])
+    wanted = mine * _STRIPS + _strip(found.centres[:, 1], height[mine])
+    reach = (found.halves[:, 0] + largest[mine, 0]) * (1 + _SLACK)
+    order, first, numbers = _along_x(real.centres[:, 0], strips, found.centres[:, 0], reach, wanted)
+    numbers = np.where(known[:, None], numbers, 0).reshape(-1)
+    first = first.reshape(-1)
     for block in _blocks(numbers):
         rows = np.repeat(np.arange(block.start, block.stop), numbers[block])
         within = np.arange(len(rows)) - np.repeat(np.cumsum(numbers[block]) - numbers[block], numbers[block])
-        yield rows, order[np.repeat(first[block], numbers[block]) + within]
+        yield rows // 3, order[np.repeat(first[block], numbers[block]) + within]
+
+
+def _along_x(x: Floats, strips: Indices, found_x: Floats, reach: Floats, wanted: Indices) -> tuple[Indices, ...]:
+    """Where the objects within ``reach`` of each detection along x stand, in the wanted strip and those beside it.
+
+    Returns:
+        ``(G,)`` an order of the objects; ``(D, 3)`` the first place in it and the number of places, by strip.
+    """
+    count = len(x)
+    rank = np.empty(count, np.int64)  # of the centre among all objects: whole numbers sort without rounding
+    rank[np.argsort(x, kind="stable")] = np.arange(count)
+    order = np.lexsort((rank, strips))
+    known, strip_of = np.unique(strips[order], return_inverse=True)
+    keys = strip_of * (count + 1) + rank[order]
+    sorted_x = np.sort(x)
+    three = wanted[:, None] + np.array([-1, 0, 1])
+    place = np.minimum(np.searchsorted(known, three), len(known) - 1)
+    begin, end = np.searchsorted(sorted_x, found_x - reach, "left"), np.searchsorted(sorted_x, found_x + reach, "right")
+    first, last = (np.searchsorted(keys, place * (count + 1) + side[:, None]) for side in (begin, end))
+    return order, first, np.where(known[place] == three, last - first, 0)
+
+
+def _strip(y: Floats, height: Floats) -> Indices:
+    """The number of the strip, 1 to ``_STRIPS - 2``; what lies further out shares the outermost, which does no harm."""
+    half = _STRIPS // 2
+    return (np.clip(np.floor(y / height), 2 - half, half - 3) + half).astype(np.int64)
 
 
 def _blocks(numbers: Indices) -> Iterator[slice]:
@@ -167,15 +198,39 @@ def assign(
     taken = np.zeros((len(iou_thresholds), len(ignore)), bool)
     order = np.lexsort((-candidates.objects, -candidates.iou, ignore[candidates.objects], candidates.detections))
     rows, columns, iou = candidates.detections[order], candidates.objects[order], candidates.iou[order]
+    least = np.minimum(np.asarray(iou_thresholds), _HIGHEST)
     while len(rows):
         ready = _ready(rows, columns, ignore)
-        for index, threshold in enumerate(iou_thresholds):
-            free = np.flatnonzero(ready & (iou >= min(threshold, _HIGHEST)) & ~taken[index, columns])
+        if np.count_nonzero(_firsts(rows[ready])) * _WORTH_A_ROUND < len(rows):
+            _one_by_one(rows, columns, iou >= least[:, None], ignore, taken, chosen)
+            break
+        served = np.flatnonzero(ready)
+        for index, threshold in enumerate(least):
+            free = served[(iou[served] >= threshold) & ~taken[index, columns[served]]]
             best = free[_firsts(rows[free])]
             chosen[index, rows[best]] = columns[best]
             taken[index, columns[best]] = ~ignore[columns[best]]
         rows, columns, iou = rows[~ready], columns[~ready], iou[~ready]
     return chosen
+
+
+def _one_by_one(
+    rows: Indices,
+    columns: Indices,
+    enough: npt.NDArray[np.bool_],
+    ignore: npt.NDArray[np.bool_],
+    taken: npt.NDArray[np.bool_],
+    chosen: npt.NDArray[np.int32],
+) -> None:
+    """Serve the rest in turn: for detections that nearly all want the same objects, when rounds would not end."""
+    bounds = np.append(np.flatnonzero(_firsts(rows)), len(rows)).tolist()
+    for begin, end in pairwise(bounds):
+        mine = columns[begin:end]
+        free = enough[:, begin:end] & ~taken[:, mine]  # (T, candidates), best first
+        index = np.flatnonzero(free.any(axis=1))
+        best = mine[free[index].argmax(axis=1)]
+        chosen[index, rows[begin]] = best
+        taken[index, best] = ~ignore[best]
 
 
 def _ready(rows: Indices, columns: Indices, ignore: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:

@@ -77,8 +77,12 @@ def one_by_one(
     return chosen
 
 
+@pytest.mark.parametrize("pairs_a_round", [0.1, 3, 500])  # one by one at once, after some rounds, never
 @pytest.mark.parametrize("seed", range(8))
-def test_assignment_equals_serving_the_detections_one_by_one(seed: int) -> None:
+def test_assignment_equals_serving_the_detections_one_by_one(
+    seed: int, pairs_a_round: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(matching, "_WORTH_A_ROUND", pairs_a_round)
     rng = np.random.default_rng(seed)
     # Overlaps of one decimal: many are equal, and nearly every detection competes for several objects.
     table = np.round(rng.random((60, 15)), 1) * (rng.random((60, 15)) < 0.3)

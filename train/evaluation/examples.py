@@ -157,24 +157,21 @@ def write_sheets(
     from train.evaluation.plots import plot_sheet
 
     written = []
+    sensor = pool.sensor.value
+    legend = f"green: truth; orange: detections from score {least_score:.2f}"
     titles = {
         "false alarm": (
             "false-alarms",
-            f"{pool.sensor.value.upper()}: surest false alarms. Red: false alarm with its score; "
-            f"green: truth; orange: detections from score {least_score:.2f}",
+            f"{sensor.upper()}: surest false alarms. Red: false alarm with score; {legend}",
         ),
-        "miss": (
-            "misses",
-            f"{pool.sensor.value.upper()}: largest missed objects. Red: missed object; "
-            f"green: truth; orange: detections from score {least_score:.2f}",
-        ),
+        "miss": ("misses", f"{sensor.upper()}: largest missed objects. Red: missed object; {legend}"),
     }
     for kind, (word, title) in titles.items():
         mine = [example for example in examples if example.kind == kind]
         if mine:
             pictures = [draw(example, pool, least_score, paths[example.image], profile) for example in mine]
             folder.mkdir(parents=True, exist_ok=True)
-            path = folder / f"{pool.sensor.value}.{word}.png"
+            path = folder / f"{sensor}.{word}.png"
             plot_sheet(pictures, [example.caption for example in mine], title, path)
             written.append(path)
     return written
