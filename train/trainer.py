@@ -23,7 +23,7 @@ from train.checkpoint import Checkpoint, save_checkpoint
 from train.config import FinetuneConfig
 from train.data.batches import Batch, CropDataset, make_loader
 from train.data.samples import Sample, class_list
-from train.evaluate import detect_samples
+from train.evaluate import predict_samples
 from train.interruption import Interruption, interruptible
 from train.losses import HeadLoss, head_loss
 from train.models.backbone_weights import initialise_backbone
@@ -218,10 +218,13 @@ class Trainer:
         detector = Detector(self.config.model, self.classes)
         detector.load_state_dict(whole(self.average.weights))
         record = Checkpoint(self.config.model, self.classes, self.profiles)
-        share = {sensor: group[rank() :: num_processes()] for sensor, group in self.evaluation.items()}
+        shares = {sensor: group[rank() :: num_processes()] for sensor, group in self.evaluation.items()}
+        scored = predict_samples(
+            detector.eval(), record, {s: share for s, share in shares.items() if share}, self.device
+        )
         found: dict[str, Detections] = {}
         truth: dict[str, GroundTruth] = {}
-        for part_found, part_truth in gathered(detect_samples(detector.eval(), record, share, self.device)):
+        for part_found, part_truth in gathered((scored.found, scored.truth)):
             found |= part_found
             truth |= part_truth
         result = evaluate(found, truth)

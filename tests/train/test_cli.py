@@ -170,7 +170,7 @@ def test_an_empty_file_changes_nothing(tmp_path: Path) -> None:
 
 def test_missing_required_settings_are_faults() -> None:
     (fault,) = faults_of([], EvaluateConfig)
-    assert fault.startswith("checkpoint:")
+    assert "checkpoint" in fault
 
 
 def leaves(kind: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str, Any]]:
