@@ -23,6 +23,7 @@ from train.footprint import predict, table
 from train.models.detector import check_model
 from train.processes import rank, wait_for_all
 from train.run_folder import FINAL, RunFolder
+from train.run_plots import plot_run, read_metrics
 from train.trainer import Trainer
 from train.training_state import check_unchanged
 
@@ -73,6 +74,17 @@ def make_accelerator(config: FinetuneConfig) -> Accelerator:
     )
 
 
+def warn_of_slow_precision(config: FinetuneConfig, device: torch.device) -> None:
+    """Say so where this CPU lacks the instructions of the precision: convolutions then take many times longer."""
+    supported = {
+        "no": True,
+        "bf16": torch.ops.mkldnn._is_mkldnn_bf16_supported(),
+        "fp16": torch.ops.mkldnn._is_mkldnn_fp16_supported(),
+    }
+    if device.type == "cpu" and not supported[config.precision]:
+        log.warning("this CPU has no %s instructions: --precision no will be several times faster", config.precision)
+
+
 def _tracker_settings(config: FinetuneConfig) -> Mapping[str, dict[str, str]]:
     return {"wandb": {"dir": str(config.out)}} if "wandb" in config.watch.trackers else {}
 
@@ -91,8 +103,11 @@ def main(arguments: list[str]) -> int:
         RunFolder(config.out).check_free()
     trainer = Trainer(config, samples, accelerator, evaluation)
     begin(config, accelerator)
+    warn_of_slow_precision(config, accelerator.device)
     finished = trainer.run()
     accelerator.end_training()
+    if rank() == 0:
+        plot_run(read_metrics(trainer.folder.metrics), config.out / "course.png")
     if not finished:
         log.info("stopped and saved; add --resume to go on")
         return EXIT_INTERRUPTED
