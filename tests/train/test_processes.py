@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmarks.launching import losses, metrics, train
 from tests.train.builders import tiny_model, write_all_sensors
-from tests.train.launching import losses, metrics, train
 
 STEPS = 20
 

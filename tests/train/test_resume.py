@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from babelrs.errors import BabelRSError, run_command
+from benchmarks.launching import losses, metrics, start, stop_after, train
 from tests.train.builders import write_all_sensors
-from tests.train.launching import losses, metrics, start, stop_after, train
 from tests.train.test_processes import arguments
 from train.checkpoint import load_checkpoint
 from train.finetune import EXIT_INTERRUPTED, main

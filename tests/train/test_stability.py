@@ -11,8 +11,8 @@ from torch import nn
 
 from babelrs.errors import run_command
 from babelrs.sensors import Sensor
+from benchmarks.launching import metrics
 from tests.train.builders import CLASSES, random_detector, random_pixels, tiny_model, write_all_sensors
-from tests.train.launching import metrics
 from tests.train.test_processes import arguments
 from train.checkpoint import load_checkpoint
 from train.finetune import main

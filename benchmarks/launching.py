@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).parents[1]
 
 
 def environment() -> dict[str, str]:
@@ -32,7 +32,7 @@ def command(arguments: Sequence[str], processes: int = 1) -> list[str]:
 def train(arguments: Sequence[str], processes: int = 1) -> subprocess.CompletedProcess[str]:
     """Run to the end."""
     return subprocess.run(
-        command(arguments, processes), cwd=REPOSITORY, env=environment(), capture_output=True, text=True, timeout=300
+        command(arguments, processes), cwd=REPOSITORY, env=environment(), capture_output=True, text=True, timeout=1800
     )
 
 
@@ -45,7 +45,7 @@ def start(arguments: Sequence[str]) -> subprocess.Popen[str]:
 
 def stop_after(process: subprocess.Popen[str], run: Path, step: int, how: signal.Signals) -> None:
     """Send ``how`` once the run has logged ``step``, and wait for its end."""
-    deadline = time.monotonic() + 240
+    deadline = time.monotonic() + 900
     while not (lines := metrics(run)) or lines[-1]["step"] < step:
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < deadline, f"step {step} was not reached"
