@@ -16,9 +16,9 @@ from typing import Any
 REPOSITORY = Path(__file__).parents[1]
 
 
-def environment() -> dict[str, str]:
-    """One thread each, so that sums are added up in the same order."""
-    return {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+def environment(threads: int = 1) -> dict[str, str]:
+    """A fixed number of threads, so that sums are added up in the same order."""
+    return {**os.environ, "OMP_NUM_THREADS": str(threads), "CUDA_VISIBLE_DEVICES": ""}
 
 
 def command(arguments: Sequence[str], processes: int = 1) -> list[str]:
@@ -29,10 +29,15 @@ def command(arguments: Sequence[str], processes: int = 1) -> list[str]:
     return [sys.executable, "-m", "torch.distributed.run", *rendezvous, "-m", "train.finetune", *arguments]
 
 
-def train(arguments: Sequence[str], processes: int = 1) -> subprocess.CompletedProcess[str]:
+def train(arguments: Sequence[str], processes: int = 1, threads: int = 1) -> subprocess.CompletedProcess[str]:
     """Run to the end."""
     return subprocess.run(
-        command(arguments, processes), cwd=REPOSITORY, env=environment(), capture_output=True, text=True, timeout=1800
+        command(arguments, processes),
+        cwd=REPOSITORY,
+        env=environment(threads),
+        capture_output=True,
+        text=True,
+        timeout=1800,
     )
 
 
