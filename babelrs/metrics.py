@@ -9,55 +9,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import groupby
-from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from babelrs.detections import Detections
-from babelrs.matching import match
+from babelrs.matching import Candidates, assign
+from babelrs.pool import GroundTruth as GroundTruth
+from babelrs.pool import ImageId, Pool, pool_images
 from babelrs.sensors import Sensor
 
-ImageId = TypeVar("ImageId", int, str)
 IOU_THRESHOLDS: tuple[float, ...] = tuple(np.linspace(0.5, 0.95, 10).tolist())
-_AT_50, _AT_75 = 0, 5
+AT_50, AT_75 = 0, 5
 RECALL_POINTS = np.linspace(0.0, 1.0, 101)
-
-
-@dataclass(frozen=True)
-class GroundTruth:
-    """The objects of one image of one sensor.
-
-    Attributes:
-        boxes: ``(N, 5)`` float32 ``cx, cy, w, h, theta`` in pixels of the full image and radians, ``le90``.
-        labels: ``(N,)`` int32 indices into ``classes``.
-        ignore: ``(N,)`` bool; ``True`` for objects that count neither when found nor when missed (DOTA "difficult").
-        classes: The sensor's class names.
-        sensor: The sensor that took the image.
-
-    Raises:
-        ValueError: Shapes disagree, or a label lies outside ``classes``.
-    """
-
-    boxes: npt.NDArray[np.float32]
-    labels: npt.NDArray[np.int32]
-    ignore: npt.NDArray[np.bool_]
-    classes: tuple[str, ...]
-    sensor: Sensor
-
-    def __post_init__(self) -> None:
-        ignore = np.asarray(self.ignore, bool)
-        checked = Detections(self.boxes, np.zeros(len(self.labels), np.float32), self.labels, self.classes, self.sensor)
-        if ignore.shape != (len(checked),):
-            raise ValueError(f"ignore {ignore.shape}: ({len(checked)},) expected, one per box")
-        for name, value in (("boxes", checked.boxes), ("labels", checked.labels), ("ignore", ignore)):
-            object.__setattr__(self, name, value)
-        object.__setattr__(self, "classes", checked.classes)
-
-    def __len__(self) -> int:
-        return len(self.boxes)
 
 
 @dataclass(frozen=True)
@@ -157,16 +123,6 @@ class Evaluation:
         return "\n".join([*lines, f"{'H-mAP':<{width + 10}}{'':>16}{_cell(self.h_map)}"])
 
 
-@dataclass
-class _Tally:
-    """What is gathered of one class over the images."""
-
-    num_objects: int = 0
-    scores: list[npt.NDArray[np.float32]] = field(default_factory=list)
-    matched: list[npt.NDArray[np.bool_]] = field(default_factory=list)
-    ignored: list[npt.NDArray[np.bool_]] = field(default_factory=list)
-
-
 def harmonic_map(per_sensor: Mapping[Sensor, float] | Iterable[float]) -> float:
     """H-mAP: the harmonic mean of the sensors' mAP; 0 when any of them is 0.
 
@@ -212,12 +168,71 @@ def average_precision(
     hits = hits[order][~skipped[order]]
     if hits.sum() > num_ground_truth:
         raise ValueError(f"{hits.sum()} true positives for {num_ground_truth} objects")
+    return _interpolated(hits, num_ground_truth)
+
+
+def _interpolated(hits: npt.NDArray[np.bool_], num_ground_truth: int) -> float:
     if num_ground_truth == 0:
         return math.nan
+    return float(precision_at_recall(hits, num_ground_truth)[0].mean())
+
+
+def precision_at_recall(
+    hits: npt.NDArray[np.bool_], num_ground_truth: int
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
+    """The precision envelope at the 101 recalls 0, 0.01 .. 1; its mean is the average precision.
+
+    Args:
+        hits: ``(D,)`` whether each detection that counts is a true positive, by falling score.
+        num_ground_truth: The number of objects that count, 1 or more.
+
+    Returns:
+        ``(101,)`` the best precision at that recall or beyond, 0 where it is never reached; ``(101,)`` the row of the
+        detection that reaches it, ``D`` where none does.
+    """
     true_positives = np.cumsum(hits)
     precision = true_positives / np.arange(1, len(hits) + 1)
-    envelope = np.append(np.maximum.accumulate(precision[::-1])[::-1], 0.0)  # 0 where that recall is never reached
-    return float(envelope[np.searchsorted(true_positives / num_ground_truth, RECALL_POINTS, side="left")].mean())
+    envelope = np.append(np.maximum.accumulate(precision[::-1])[::-1], 0.0)
+    rows = np.searchsorted(true_positives / num_ground_truth, RECALL_POINTS, side="left")
+    return envelope[rows], rows.astype(np.int64)
+
+
+@dataclass(frozen=True)
+class Matched:
+    """A sensor's pool, matched.
+
+    Attributes:
+        pool: The images.
+        candidates: The pairs that overlap by 0.50 or more, within a class.
+        chosen: ``(T, D)`` row of the object each detection got at each of :data:`IOU_THRESHOLDS`; -1: none.
+        ignore: ``(G,)`` the objects that did not count.
+    """
+
+    pool: Pool
+    candidates: Candidates
+    chosen: npt.NDArray[np.int32]
+    ignore: npt.NDArray[np.bool_]
+
+    @property
+    def hits(self) -> npt.NDArray[np.bool_]:
+        """``(T, D)`` whether a detection is a true positive."""
+        return (self.chosen >= 0) & ~self.ignored
+
+    @property
+    def ignored(self) -> npt.NDArray[np.bool_]:
+        """``(T, D)`` whether a detection fell to an object that does not count, so it counts neither way."""
+        on_ignored: npt.NDArray[np.bool_] = np.append(self.ignore, False)[self.chosen]  # -1 reads the appended row
+        return on_ignored
+
+
+def match_pool(pool: Pool) -> Matched:
+    """Match a sensor's detections to its objects, class by class."""
+    return rematch(pool, pool.candidates(IOU_THRESHOLDS[0]), pool.objects.ignore)
+
+
+def rematch(pool: Pool, candidates: Candidates, ignore: npt.NDArray[np.bool_]) -> Matched:
+    """The same with overlaps that are known already and objects of one's own choice, ``(G,)``, that do not count."""
+    return Matched(pool, candidates, assign(candidates, ignore, len(pool.found), IOU_THRESHOLDS), ignore)
 
 
 def evaluate(
@@ -236,51 +251,45 @@ def evaluate(
         max_detections: Best-scored detections kept per image and class, as in COCO (there 100); ``None`` keeps all.
 
     Raises:
-        ValueError: Detections for an image that ``ground_truth`` lacks, or of another sensor than it says.
+        ValueError: Detections for an image that ``ground_truth`` lacks or of another sensor than it says, or a number
+            that is not finite.
     """
-    unknown = [image for image in detections if image not in ground_truth]
-    if unknown:
-        raise ValueError(f"detections for {len(unknown)} images without ground truth, such as {unknown[0]!r}")
-    tallies: dict[tuple[Sensor, str], _Tally] = {}
-    num_images: dict[Sensor, int] = {}
-    for image in sorted(ground_truth):  # equal scores fall in this order
-        truth: GroundTruth = ground_truth[image]
-        found: Detections = detections[image] if image in detections else Detections.empty(truth.classes, truth.sensor)
-        if found.sensor is not truth.sensor:
-            raise ValueError(f"image {image!r}: detections are {found.sensor}, the ground truth is {truth.sensor}")
-        num_images[truth.sensor] = num_images.get(truth.sensor, 0) + 1
-        for name in dict.fromkeys([*truth.classes, *found.classes]):
-            _count_image(tallies.setdefault((truth.sensor, name), _Tally()), name, found, truth, max_detections)
-    results = [_class_result(sensor, name, tally) for (sensor, name), tally in tallies.items()]
-    return Evaluation(tuple(sorted(results, key=lambda result: list(Sensor).index(result.sensor))), num_images)
+    pools = pool_images(detections, ground_truth, max_detections)
+    return evaluate_matched([match_pool(pool) for pool in pools.values()])
 
 
-def _count_image(tally: _Tally, name: str, found: Detections, truth: GroundTruth, max_detections: int | None) -> None:
-    """Add one image's detections and objects of class ``name`` to ``tally``."""
-    objects = np.flatnonzero(truth.labels == _index(truth.classes, name))
-    mine = np.flatnonzero(found.labels == _index(found.classes, name))
-    mine = mine[np.argsort(-found.scores[mine], kind="stable")][:max_detections]
-    matches = match(found.boxes[mine], truth.boxes[objects], truth.ignore[objects], IOU_THRESHOLDS)
-    tally.num_objects += int((~truth.ignore[objects]).sum())
-    tally.scores.append(found.scores[mine])
-    tally.matched.append(matches.matched)
-    tally.ignored.append(matches.ignored)
+def evaluate_matched(sensors: Sequence[Matched]) -> Evaluation:
+    """The same from pools that are matched already, one a sensor."""
+    results = [result for matched in sensors for result in _class_results(matched)]
+    return Evaluation(tuple(results), {matched.pool.sensor: len(matched.pool.images) for matched in sensors})
 
 
-def _index(classes: Sequence[str], name: str) -> int:
-    """Where ``name`` stands in ``classes``; -1, which is no label, where it does not."""
-    return classes.index(name) if name in classes else -1
+def _class_results(matched: Matched) -> list[ClassResult]:
+    pool = matched.pool
+    num_objects = np.bincount(pool.objects.labels[~matched.ignore], minlength=len(pool.classes)).tolist()
+    num_detections = np.bincount(pool.found.labels, minlength=len(pool.classes)).tolist()
+    precisions = class_precisions(matched)
+    rows = zip(pool.classes, precisions, num_objects, num_detections, strict=True)
+    return [ClassResult(pool.sensor, name, precision, *counts) for name, precision, *counts in rows]
 
 
-def _class_result(sensor: Sensor, name: str, tally: _Tally) -> ClassResult:
-    scores = np.concatenate(tally.scores)
-    matched, ignored = np.concatenate(tally.matched, axis=1), np.concatenate(tally.ignored, axis=1)
-    values = [
-        average_precision(scores, hits, tally.num_objects, skipped)
-        for hits, skipped in zip(matched, ignored, strict=True)
-    ]
-    precision = Precision(values[_AT_50], values[_AT_75], float(np.mean(values)))
-    return ClassResult(sensor, name, precision, tally.num_objects, len(scores))
+def class_precisions(matched: Matched, extra_ignored: npt.NDArray[np.bool_] | None = None) -> list[Precision]:
+    """Average precision per class of the pool, in its order.
+
+    Args:
+        matched: The matched pool.
+        extra_ignored: ``(T, D)`` further detections that count neither way.
+    """
+    found, objects = matched.pool.found, matched.pool.objects
+    hits, ignored = matched.hits, matched.ignored if extra_ignored is None else matched.ignored | extra_ignored
+    precisions = []
+    for label in range(len(matched.pool.classes)):
+        rows = np.flatnonzero(found.labels == label)
+        rows = rows[np.argsort(-found.scores[rows], kind="stable")]
+        count = int(np.count_nonzero((objects.labels == label) & ~matched.ignore))
+        values = [_interpolated(hits[at, rows][~ignored[at, rows]], count) for at in range(len(IOU_THRESHOLDS))]
+        precisions.append(Precision(values[AT_50], values[AT_75], float(np.mean(values))))
+    return precisions
 
 
 def _percent(precision: Precision) -> str:

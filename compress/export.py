@@ -14,7 +14,6 @@ from onnx import ModelProto
 from babelrs import __version__
 from babelrs.sensors import Sensor
 from compress.local_function import add_aggregate_function
-from train.models.backbone import TimmViT
 from train.models.detector import Detector, SensorDetector
 from train.models.pyramid import level_sizes
 
@@ -36,8 +35,7 @@ def export_graph(detector: Detector, sensor: Sensor) -> ModelProto:
     """
     height, width = detector.config.input_px.of(sensor)
     model = SensorDetector(copy.deepcopy(detector), sensor, detector.config.max_detections).eval()
-    if isinstance(model.detector.backbone, TimmViT):
-        model.detector.backbone.fix_image_size(height, width)
+    model.detector.backbone.fix_image_size(height, width)
     for module in model.modules():
         if hasattr(module, "fused_attn"):
             setattr(module, "fused_attn", False)  # noqa: B010  plain matrix products: what engines know how to fuse

@@ -151,7 +151,7 @@ def measured(checkpoint: Path) -> dict[str, Any]:
     Raises:
         BabelRSError: The evaluation's file is damaged.
     """
-    file = checkpoint / "evaluation.eval.json"
+    file = checkpoint / "evaluation.eval" / "evaluation.json"
     if not file.is_file():
         return {}
     try:

@@ -47,7 +47,7 @@ def save_checkpoint(folder: Path, weights: Mapping[str, torch.Tensor], checkpoin
     folder.mkdir(parents=True, exist_ok=True)
     record = {
         "schema": SCHEMA,
-        "model": checkpoint.model.model_dump(mode="json"),
+        "model": checkpoint.model.model_dump(mode="json", exclude={"backbone": {"weights", "pretrained"}}),
         "classes": {sensor.value: list(names) for sensor, names in checkpoint.classes.items()},
         "profiles": {sensor.value: profile.to_dict() for sensor, profile in checkpoint.profiles.items()},
         "training": checkpoint.training,

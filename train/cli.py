@@ -44,9 +44,9 @@ def load_config(kind: type[Config], arguments: Sequence[str]) -> Config:
         ) from None
 
 
-def start_logging() -> None:
+def start_logging(level: int = logging.INFO) -> None:
     """Send a command's log lines to standard error, each with its time."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
+    logging.basicConfig(level=level, format="%(asctime)s %(message)s", stream=sys.stderr)
 
 
 def _print_help(kind: type[BaseModel]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator, model_validator
 
@@ -14,15 +14,33 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+INTERNVIT = "internvit_300m"
+
+_INTERNVIT_SIZES: dict[str, Any] = {
+    "width": 1024, "depth": 24, "num_heads": 16, "mlp_ratio": 4.0, "taps": (3, 9, 18, 24), "patch_px": 14,
+    "image_px": 448,
+}  # fmt: skip
+"""What ``internvit_300m`` takes where nothing else is given (InternVL2.5's vision model)."""
+
+
 class BackboneConfig(_Section):
     """The shared backbone."""
 
-    name: str = Field("conv_vit", description="conv_vit, or a ViT of timm by name")
-    pretrained: bool = Field(False, description="load timm's weights (downloads them)")
-    width: int = Field(160, ge=8, description="token channels (conv_vit)")
-    depth: int = Field(6, ge=1, description="transformer blocks (conv_vit)")
-    num_heads: int = Field(5, ge=1, description="attention heads (conv_vit)")
-    mlp_ratio: float = Field(2.0, gt=0, description="hidden over token channels (conv_vit)")
+    name: str = Field("conv_vit", description=f"conv_vit, {INTERNVIT}, or a ViT of timm by name")
+    weights: Path | None = Field(
+        None, description="weights to start from: a file, or a folder of Hugging Face or of a checkpoint; no download"
+    )
+    pretrained: bool = Field(False, description="start from timm's weights (downloads them; ViTs of timm)")
+    patch_px: int | None = Field(
+        None, ge=4, description="patch side, pixels; weights of other patches are resized (not conv_vit; none: native)"
+    )
+    image_px: int | None = Field(
+        None, ge=16, description="side of the square image that the position table covers, pixels (none: native)"
+    )
+    width: int = Field(160, ge=8, description=f"token channels (conv_vit; {INTERNVIT} takes 1024)")
+    depth: int = Field(6, ge=1, description=f"transformer blocks (conv_vit; {INTERNVIT} takes 24)")
+    num_heads: int = Field(5, ge=1, description=f"attention heads (conv_vit; {INTERNVIT} takes 16)")
+    mlp_ratio: float = Field(2.0, gt=0, description=f"hidden over token channels (conv_vit; {INTERNVIT} takes 4)")
     stem_widths: tuple[int, ...] = Field(
         (32, 48, 96, 128, 160),
         min_length=3,
@@ -31,6 +49,17 @@ class BackboneConfig(_Section):
     stem_blocks: tuple[int, ...] = Field((0, 0, 2, 1, 0), description="residual blocks after each of these strides")
     taps: tuple[int, ...] = Field((1, 2, 4, 6), min_length=1, description="tapped blocks, counted from 1")
     drop_path: float = Field(0.05, ge=0, lt=1, description="stochastic depth of the last block")
+    grad_checkpointing: bool = Field(
+        False, description="keep each block's input only and compute it again backwards: less memory, a third slower"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _sizes_of_the_name(cls, values: Any) -> Any:
+        """InternViT's own sizes, where the settings do not give others."""
+        if isinstance(values, dict) and values.get("name") == INTERNVIT:
+            return {**_INTERNVIT_SIZES, **values}
+        return values
 
     @model_validator(mode="after")
     def _consistent(self) -> BackboneConfig:
@@ -38,6 +67,24 @@ class BackboneConfig(_Section):
             raise ValueError(f"stem_blocks has {len(self.stem_blocks)} entries, stem_widths {len(self.stem_widths)}")
         if self.width % self.num_heads:
             raise ValueError(f"width {self.width} is not a multiple of num_heads {self.num_heads}")
+        return self
+
+    @model_validator(mode="after")
+    def _patches(self) -> BackboneConfig:
+        if self.name == "conv_vit" and (self.patch_px or self.image_px):
+            raise ValueError("conv_vit has neither patches nor a position table: leave patch_px and image_px out")
+        if self.name == INTERNVIT and not (self.patch_px and self.image_px):
+            raise ValueError(f"{INTERNVIT} needs patch_px and image_px")
+        if self.patch_px and self.image_px and self.image_px % self.patch_px:
+            raise ValueError(f"image_px {self.image_px} is not a multiple of patch_px {self.patch_px}")
+        return self
+
+    @model_validator(mode="after")
+    def _one_source_of_weights(self) -> BackboneConfig:
+        if self.pretrained and self.name in ("conv_vit", INTERNVIT):
+            raise ValueError(f"timm has no pretrained weights of {self.name}: give weights, or leave pretrained out")
+        if self.pretrained and self.weights:
+            raise ValueError("weights and pretrained exclude each other")
         return self
 
 
@@ -80,7 +127,27 @@ class ModelConfig(_Section):
     def _doubling(self) -> ModelConfig:
         if any(b != 2 * a for a, b in zip(self.strides, self.strides[1:], strict=False)):
             raise ValueError(f"strides {self.strides} must double from level to level")
+        if self.strides[0] & (self.strides[0] - 1):
+            raise ValueError(f"strides {self.strides} must be powers of two")
         return self
+
+    @model_validator(mode="after")
+    def _patches_fit(self) -> ModelConfig:
+        if self.backbone.patch_px and (faults := self.patch_faults(self.backbone.patch_px)):
+            raise ValueError("; ".join(faults))
+        return self
+
+    def patch_faults(self, patch_px: int) -> list[str]:
+        """What does not fit patches of this side: the pyramid, or the inputs. Nothing is wrong where it is empty."""
+        faults = []
+        if patch_px & (patch_px - 1):
+            faults.append(f"the backbone's patches of {patch_px} px are no power of two, which the pyramid needs")
+        if self.strides[0] > (coarsest := 16 if patch_px > 8 else 8):
+            faults.append(f"strides must start at {coarsest} or below, for the fine maps beside the ViT to be read")
+        for sensor in Sensor:
+            if any(side % patch_px for side in self.input_px.of(sensor)):
+                faults.append(f"{sensor} input {self.input_px.of(sensor)} is not a multiple of the {patch_px} px patch")
+        return faults
 
 
 class DataConfig(_Section):
@@ -104,6 +171,8 @@ class AugmentConfig(_Section):
     flip: bool = Field(True, description="mirror half of the images")
     rotate: bool = Field(True, description="quarter turns (all sensors)")
     rotate_free: float = Field(0.3, ge=0, le=1, description="share turned by any angle (oriented sensors)")
+    mosaic: float = Field(0.0, ge=0, le=1, description="share of training images put together from four")
+    mosaic_off_share: float = Field(0.15, ge=0, le=1, description="last share of the run without mosaics")
     brightness: float = Field(0.2, ge=0, description="largest relative change of brightness")
     contrast: float = Field(0.3, ge=0, description="largest relative change of contrast")
     min_visible: float = Field(0.4, ge=0, le=1, description="objects with less of their area in the crop are ignored")
@@ -139,8 +208,12 @@ class OptimizerConfig(_Section):
 
     lr: float = Field(1e-3, gt=0, description="peak learning rate")
     weight_decay: float = Field(0.05, ge=0, description="decoupled weight decay of matrices")
+    layer_decay: float = Field(1.0, gt=0, le=1, description="factor on the rate from one backbone block to the next")
     warmup_steps: int = Field(100, ge=0, description="linear warm-up, optimiser steps")
+    schedule: Literal["cosine", "step"] = Field("cosine", description="course of the rate after the warm-up")
     final_lr_share: float = Field(0.02, ge=0, le=1, description="cosine schedule ends at this share of lr")
+    step_at: tuple[float, ...] = Field((2 / 3, 11 / 12), description="shares of the run at which the rate steps down")
+    step_factor: float = Field(0.1, gt=0, le=1, description="factor of each step down")
     clip_norm: float = Field(10.0, gt=0, description="largest gradient norm")
     ema_decay: float = Field(0.998, ge=0, lt=1, description="decay of the averaged weights, per step")
 
@@ -157,15 +230,39 @@ class BatchConfig(_Section):
         return {Sensor.RGB: self.rgb, Sensor.SAR: self.sar, Sensor.IR: self.ir}[sensor]
 
 
+class WatchConfig(_Section):
+    """What is looked at while training, and when a run is stopped."""
+
+    cosine_every: int = Field(0, ge=0, description="steps between cosines of the sensors' gradients; 0: never")
+    evaluate_every: int = Field(0, ge=0, description="steps between evaluations on the eval split; 0: never")
+    explode_factor: float = Field(50.0, gt=1, description="a loss above this many times its recent mean stops the run")
+    least_loss_scale: float = Field(2.0**-10, gt=0, description="fp16: a loss scale below this stops the run")
+    trackers: tuple[Literal["tensorboard", "wandb", "mlflow", "comet_ml", "aim", "clearml", "swanlab"], ...] = Field(
+        ("tensorboard",), description="where scalars go beside metrics.jsonl"
+    )
+
+
 class FinetuneConfig(_Section):
     """Joint fine-tuning of one backbone and a head per sensor."""
 
     out: Path = Field(Path("runs/finetune"), description="folder of the run")
+    resume: bool = Field(False, description="continue the run in out from its last checkpoint")
+    init: Path | None = Field(
+        None, description="checkpoint to begin with; heads of other classes and sensors are made new"
+    )
     steps: int = Field(3000, ge=1, description="optimiser steps")
+    epochs: float | None = Field(
+        None, gt=0, description="instead of steps: how often as many images are drawn as the training split has"
+    )
     seed: int = Field(0, ge=0, description="seed of every random draw")
     precision: Literal["no", "bf16", "fp16"] = Field("no", description="automatic mixed precision")
+    parallel: Literal["ddp", "fsdp"] = Field("ddp", description="several processes: replicas, or sharded weights")
+    compile: bool = Field(False, description="compile the detector with torch.compile")
+    deterministic: bool = Field(False, description="refuse operations whose result varies from run to run")
     log_every: int = Field(20, ge=1, description="steps between log lines")
+    dry_run: bool = Field(False, description="print parameters, FLOPs and predicted memory; train nothing")
     save_every: int = Field(500, ge=1, description="steps between checkpoints")
+    watch: WatchConfig = WatchConfig()
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
     batch: BatchConfig = BatchConfig()
@@ -185,6 +282,28 @@ class FinetuneConfig(_Section):
             raise ValueError(
                 f"augment.crop_px {self.augment.crop_px} is below twice the coarsest stride {self.model.strides[-1]}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _sharded_half_precision(self) -> FinetuneConfig:
+        if self.parallel == "fsdp" and self.precision == "fp16":
+            raise ValueError("fp16's loss scale is not kept over sharded weights; use bf16 with fsdp")
+        if self.parallel == "fsdp" and self.watch.cosine_every:
+            raise ValueError("watch.cosine_every needs whole gradients in every process; set it to 0 with fsdp")
+        return self
+
+    @model_validator(mode="after")
+    def _weights_exist(self) -> FinetuneConfig:
+        weights = self.model.backbone.weights
+        if weights is not None and not weights.exists():
+            raise ValueError(f"model.backbone.weights {weights} does not exist")
+        return self
+
+    @model_validator(mode="after")
+    def _crop_holds_whole_patches(self) -> FinetuneConfig:
+        patch_px = self.model.backbone.patch_px
+        if patch_px and self.augment.crop_px % patch_px:
+            raise ValueError(f"augment.crop_px {self.augment.crop_px} is not a multiple of the {patch_px} px patch")
         return self
 
     @model_validator(mode="after")

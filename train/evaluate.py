@@ -1,48 +1,92 @@
-"""``python -m train.evaluate``: AP50, AP75 and mAP per class and sensor, overall mAP and H-mAP of a checkpoint."""
+"""``python -m train.evaluate``: how well a checkpoint, or what was detected on board, does on a labelled split.
+
+Writes a folder with AP50, AP75 and mAP per class and sensor, overall mAP and H-mAP, plots, pictures of the worst
+errors, and result files for other evaluators; see docs/evaluation.md.
+"""
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from babelrs.detections import Detections
 from babelrs.errors import BabelRSError, run_command
-from babelrs.metrics import Evaluation, GroundTruth, evaluate
+from babelrs.metrics import Evaluation, evaluate
+from babelrs.radiometry import DEFAULT_PROFILES, RadiometryProfile
 from babelrs.sensors import Sensor
 from train.checkpoint import Checkpoint, load_checkpoint
 from train.cli import load_config, start_logging
 from train.config import DataConfig
 from train.data.samples import Sample, check_classes, limited
 from train.data.soi_det import Split, read_split
+from train.evaluation import report
+from train.evaluation.inputs import Samples, Scored, check_samples, read_detections, warn_of
+from train.evaluation.inputs import ground_truth as ground_truth
 from train.models.detector import Detector
 from train.predict import Predictor
 
 log = logging.getLogger("train.evaluate")
 
+LOG_EVERY = 1000
+
 
 class EvaluateConfig(BaseModel):
-    """Measure a checkpoint on a split."""
+    """Measure a checkpoint, or detections in files, on a split."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    checkpoint: Path = Field(description="folder of the checkpoint")
-    out: Path | None = Field(None, description="JSON file to write; default: evaluation.<split>.json in the checkpoint")
+    checkpoint: Path | None = Field(None, description="folder of the checkpoint")
+    detections: Path | None = Field(
+        None, description="instead of a checkpoint: JSON Lines that babelrs-run wrote, or a folder with some"
+    )
+    out: Path | None = Field(
+        None, description="folder to write; default: evaluation.<split> in the checkpoint or beside the detections"
+    )
     split: Split = Field("eval", description="split to measure on")
     data: DataConfig = DataConfig()
     threads: int = Field(0, ge=0, description="CPU threads; 0: PyTorch's choice")
+    batch_size: int = Field(4, ge=1, description="tiles that go through the model at a time")
+    examples: int = Field(8, ge=0, description="false alarms and misses shown per sensor; 0: none")
+    plots: bool = Field(True, description="draw the plots")
+    result_files: bool = Field(True, description="write DOTA Task 1 (RGB, infrared) and COCO results (SAR)")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> EvaluateConfig:
+        if (self.checkpoint is None) == (self.detections is None):
+            raise ValueError("give either a checkpoint or detections")
+        return self
 
 
-def ground_truth(sample: Sample, classes: Sequence[str]) -> GroundTruth:
-    """A sample's objects as metrics take them."""
-    labels = np.array([list(classes).index(name) for name in sample.names], np.int32)
-    return GroundTruth(sample.boxes, labels, sample.ignore, tuple(classes), sample.sensor)
+def predict_samples(
+    detector: Detector,
+    checkpoint: Checkpoint,
+    samples: Samples,
+    device: torch.device | None = None,
+    batch_size: int = 4,
+) -> Scored:
+    """Run the detector over samples.
+
+    Raises:
+        BabelRSError: A sensor has no image, an image is missing or cannot be read, two images of a sensor have one
+            name, or the model gives NaN.
+    """
+    check_samples(samples)
+    scored = Scored()
+    for sensor, group in samples.items():
+        predictor = Predictor(detector, checkpoint.profiles[sensor], sensor, device=device, batch_size=batch_size)
+        predictions = predictor.stream([sample.path for sample in group])
+        for number, (sample, prediction) in enumerate(zip(group, predictions, strict=True), start=1):
+            scored.add(sample, prediction.detections, prediction.width, prediction.height)
+            if number % LOG_EVERY == 0:
+                log.info("%s: %d of %d images", sensor, number, len(group))
+        log.info("%s: %d images", sensor, len(group))
+    warn_of(scored, samples)
+    return scored
 
 
 def evaluate_samples(
@@ -51,16 +95,9 @@ def evaluate_samples(
     samples: Mapping[Sensor, Sequence[Sample]],
     device: torch.device | None = None,
 ) -> Evaluation:
-    """Run the detector over samples and measure it."""
-    found: dict[str, Detections] = {}
-    truth: dict[str, GroundTruth] = {}
-    for sensor, group in samples.items():
-        predictor = Predictor(detector, checkpoint.profiles[sensor], sensor, device=device)
-        for sample in group:
-            found[sample.name] = predictor.from_file(sample.path)
-            truth[sample.name] = ground_truth(sample, predictor.classes)
-        log.info("%s: %d images", sensor, len(group))
-    return evaluate(found, truth)
+    """Run the detector over samples and measure it; raises as :func:`predict_samples`."""
+    scored = predict_samples(detector, checkpoint, samples, device)
+    return evaluate(scored.found, scored.truth)
 
 
 def read_checked(
@@ -83,28 +120,75 @@ def read_checked(
     return samples
 
 
+def score_checkpoint(config: EvaluateConfig, folder: Path) -> tuple[Scored, Samples, Checkpoint]:
+    """Run the checkpoint in ``folder`` over the split, on a GPU where there is one."""
+    detector, checkpoint = load_checkpoint(folder)
+    samples = read_checked(config.data.root, config.data.sensors, config.split, checkpoint)
+    samples = limited(samples, config.data.images_per_sensor)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return predict_samples(detector, checkpoint, samples, device, config.batch_size), samples, checkpoint
+
+
+def score_detections(config: EvaluateConfig, path: Path) -> tuple[Scored, Samples]:
+    """Match the detections in ``path`` to the split."""
+    samples = limited(read_split(config.data.root, config.data.sensors, config.split), config.data.images_per_sensor)
+    check_samples(samples)
+    scored = read_detections(path, samples)
+    warn_of(scored, samples)
+    return scored, samples
+
+
+def write_report(
+    config: EvaluateConfig,
+    scored: Scored,
+    samples: Samples,
+    profiles: Mapping[Sensor, RadiometryProfile],
+    provenance: Mapping[str, Any],
+) -> str:
+    """Analyse and write everything; returns the table."""
+    folder = config.out or _default_folder(config)
+    evaluation, reports = report.analyse_all(scored, config.examples)
+    given = {
+        "split": config.split,
+        "images": {sensor.value: len(group) for sensor, group in samples.items()},
+        "objects_outside_their_image": scored.outside,
+        **provenance,
+    }
+    report.write_numbers(evaluation, reports, given, folder)
+    if config.result_files:
+        report.write_result_files(reports, config.data.root, config.split, folder / "results")
+    if config.plots:
+        report.write_plots(evaluation, reports, folder)
+    if config.examples:
+        paths = {sample.name: sample.path for group in samples.values() for sample in group}
+        report.write_examples(reports, paths, profiles, folder / "examples")
+    log.info("written to %s", folder)
+    return report.format_report(evaluation, reports)
+
+
+def _default_folder(config: EvaluateConfig) -> Path:
+    name = f"evaluation.{config.split}"
+    if config.checkpoint is not None:
+        return config.checkpoint / name
+    assert config.detections is not None  # checked with the settings
+    return (config.detections if config.detections.is_dir() else config.detections.parent) / name
+
+
 def main(arguments: list[str]) -> int:
     """Entry point; see ``--help``."""
     config = load_config(EvaluateConfig, arguments)
     start_logging()
     if config.threads:
         torch.set_num_threads(config.threads)
-    detector, checkpoint = load_checkpoint(config.checkpoint)
-    samples = read_checked(config.data.root, config.data.sensors, config.split, checkpoint)
-    samples = limited(samples, config.data.images_per_sensor)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    result = evaluate_samples(detector, checkpoint, samples, device)
-    out = config.out or config.checkpoint / f"evaluation.{config.split}.json"
-    record = {
-        "schema": "babelrs.evaluation/1",
-        "split": config.split,
-        "images": {sensor.value: len(group) for sensor, group in samples.items()},
-        "training": checkpoint.training,
-        **result.to_dict(),
-    }
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
-    sys.stdout.write(result.format_table() + "\n")
+    if config.checkpoint is not None:
+        scored, samples, checkpoint = score_checkpoint(config, config.checkpoint)
+        table = write_report(config, scored, samples, checkpoint.profiles, {"training": checkpoint.training})
+    else:
+        assert config.detections is not None  # checked with the settings
+        scored, samples = score_detections(config, config.detections)
+        provenance = {"detections": config.detections.name, "training": {}}
+        table = write_report(config, scored, samples, DEFAULT_PROFILES, provenance)
+    sys.stdout.write(table + "\n")
     return 0
 
 

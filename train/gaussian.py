@@ -30,11 +30,10 @@ def box_gaussian(geometry: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
     )
 
 
-def bhattacharyya_similarity(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) -> Tensor:
-    """``1 - Hellinger distance`` of Gaussians, broadcast: 1 where boxes are equal, towards 0 where they part.
+def bhattacharyya_distance(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) -> Tensor:
+    """Bhattacharyya distance of Gaussians, broadcast: 0 where boxes are equal, without bound where they part.
 
-    The gradient fades with ``exp(-distance)``: boxes many of their own sides apart have none, and learn by their
-    distributions alone.
+    It has no unit: moving a thin box by half its width counts as much as moving a wide one by half of its own.
 
     Args:
         first: Means ``(..., 2)`` and covariances ``(..., 3)``.
@@ -46,8 +45,24 @@ def bhattacharyya_similarity(first: tuple[Tensor, Tensor], second: tuple[Tensor,
     determinant = mean[..., 0] * mean[..., 1] - mean[..., 2].square() + _EPSILON
     mahalanobis = (mean[..., 1] * dx.square() + mean[..., 0] * dy.square() - 2 * mean[..., 2] * dx * dy) / determinant
     shape = determinant.log() - 0.5 * (_log_determinant(first[1]) + _log_determinant(second[1]))
-    distance = (mahalanobis / 8 + shape / 2).clamp(min=1e-6, max=100.0)
+    return (mahalanobis / 8 + shape / 2).clamp(min=1e-6)
+
+
+def bhattacharyya_similarity(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) -> Tensor:
+    """``1 - Hellinger distance`` of Gaussians, broadcast: 1 where boxes are equal, towards 0 where they part."""
+    distance = bhattacharyya_distance(first, second).clamp(max=100.0)
     return 1.0 - (1.0 - torch.exp(-distance)).sqrt()
+
+
+def overlap_loss(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) -> Tensor:
+    """``f / (1 + f)`` with ``f = log(1 + sqrt(d))``, ``d`` the Bhattacharyya distance; broadcast, in ``[0, 1)``.
+
+    Near the target it grows as the displacement itself, which keeps boxes precise; far away its gradient falls off as a
+    power, not as ``exp(-d)``: a thin or small box that is many of its own widths off still learns where to go. The
+    transform is that of GWD and KLD (Yang et al. 2021), on the distance that ProbIoU measures.
+    """
+    value = bhattacharyya_distance(first, second).sqrt().log1p()
+    return value / (1.0 + value)
 
 
 def _log_determinant(covariance: Tensor) -> Tensor:

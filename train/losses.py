@@ -1,5 +1,7 @@
 """What a head learns from one batch: quality-focal classes, box overlap, box distributions and direction.
 
+With several processes each normalises by the whole batch's positives, so that their losses add up to the batch's.
+
 The total over sensors is the plain sum of the heads' losses, with no alignment term (BabelRS, fine-tuning).
 """
 
@@ -14,8 +16,9 @@ from torch.nn import functional
 
 from train.assigner import Assignment, Targets, assign
 from train.config import AssignerConfig, LossConfig
-from train.gaussian import bhattacharyya_similarity, box_gaussian
+from train.gaussian import box_gaussian, overlap_loss
 from train.models.head import RawOutputs, decode_geometry, offset_bins, size_bins, unit_directions
+from train.processes import summed
 
 
 @dataclass(frozen=True)
@@ -108,7 +111,7 @@ def head_loss(
         class_targets[image, assignment.points, target.labels[assignment.objects]] = assignment.quality
         weights[image, assignment.ignored] = 0.0
     positives = _joined(targets, matched, points.shape[0])
-    normaliser = positives.quality.sum().clamp(min=1.0)
+    normaliser = summed(positives.quality.sum()).clamp(min=1.0)
     class_loss = (quality_focal(logits, class_targets, config.focal_beta) * weights).sum() / normaliser
     parts = [part / normaliser for part in _box_losses(raw, geometry, directions, positives, points, strides)]
     total = (
@@ -160,10 +163,8 @@ def _box_losses(
     wanted, wanted_direction = target_geometry(positives.boxes, raw.oriented)
     if raw.oriented:
         wanted, wanted_direction = _nearest_form(wanted, wanted_direction, own_direction.detach())
-    similarity = bhattacharyya_similarity(
-        box_gaussian(own_geometry, own_direction), box_gaussian(wanted, wanted_direction)
-    )
-    overlap = ((1.0 - similarity) * weight).sum()
+    apart = overlap_loss(box_gaussian(own_geometry, own_direction), box_gaussian(wanted, wanted_direction))
+    overlap = (apart * weight).sum()
     scale = strides[anchor][:, None]
     values = torch.cat([wanted[:, :2] - points[anchor], wanted[:, 2:]], -1) / scale
     bins = torch.stack([offset_bins(), offset_bins(), size_bins(), size_bins()]).to(values)

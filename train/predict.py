@@ -2,23 +2,59 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from babelrs.detections import Detections
+from babelrs.errors import BabelRSError
 from babelrs.images import read_frame
 from babelrs.postprocess import detections_from_outputs
 from babelrs.radiometry import RadiometryProfile, to_uint8
 from babelrs.sensors import Sensor
-from babelrs.tiling import cut_tile, merge_tiles, plan_tiles
+from babelrs.tiling import Tile, cut_tile, merge_tiles, plan_tiles
 from train.models.detector import Detector, SensorDetector
 
 EVALUATION_SCORE = 0.02
 """Detections below this score are left out of an evaluation, as on COCO's and DOTA's servers."""
+READERS = 4
+"""Threads that read ahead: decoding and tiling of the next images go on while the model works on these."""
+
+Pixels = npt.NDArray[np.uint8]
+Read = TypeVar("Read")
+
+
+@dataclass
+class _Waiting:
+    """An image whose tiles are not all through the model yet."""
+
+    name: str
+    width: int
+    height: int
+    tiles: list[Tile]
+    done: list[Detections]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What was found in an image of that size.
+
+    Attributes:
+        detections: In pixels of the image.
+        width: Columns of the image.
+        height: Rows of the image.
+    """
+
+    detections: Detections
+    width: int
+    height: int
 
 
 class Predictor:
@@ -50,20 +86,79 @@ class Predictor:
 
     def from_file(self, path: Path) -> Detections:
         """Detections of an image file, in pixels of the image."""
-        return self(to_uint8(read_frame(path), self.profile))
+        (prediction,) = self.stream([path])
+        return prediction.detections
 
-    def __call__(self, image: npt.NDArray[np.uint8]) -> Detections:
+    def __call__(self, image: Pixels) -> Detections:
         """Detections of a ``(H, W, C)`` uint8 image of any size."""
+        (prediction,) = self._batched([("the image", image.shape[1], image.shape[0], *self._cut(image))])
+        return prediction.detections
+
+    def stream(self, paths: Sequence[Path]) -> Iterator[Prediction]:
+        """Predictions of image files, in their order; tiles of several images share a batch.
+
+        Raises:
+            ImageError: A file cannot be used.
+            BabelRSError: The model's outputs are not finite; the image is named.
+        """
+        with ThreadPoolExecutor(READERS) as readers:
+            yield from self._batched(_ahead(readers, self._read, paths))
+
+    def _read(self, path: Path) -> tuple[str, int, int, list[Tile], list[Pixels]]:
+        image = to_uint8(read_frame(path), self.profile)
+        return str(path), image.shape[1], image.shape[0], *self._cut(image)
+
+    def _cut(self, image: Pixels) -> tuple[list[Tile], list[Pixels]]:
         height, width = self.config.input_px.of(self.sensor)
         tiles = plan_tiles(image.shape[1], image.shape[0], width, height, self.config.tile_overlap)
-        cut = np.stack([cut_tile(image, tile, width, height) for tile in tiles])
-        return merge_tiles(list(zip(tiles, self._tiles(cut), strict=True)), self.config.nms_iou)
+        return tiles, [cut_tile(image, tile, width, height) for tile in tiles]
 
-    def _tiles(self, pixels: npt.NDArray[np.uint8]) -> Iterator[Detections]:
-        for start in range(0, len(pixels), self.batch_size):
-            with torch.inference_mode():
-                outputs = self.model(torch.from_numpy(pixels[start : start + self.batch_size]).to(self.device))
-            for boxes, scores, labels in zip(*(output.cpu().numpy() for output in outputs), strict=True):
-                yield detections_from_outputs(
+    def _batched(self, images: Iterable[tuple[str, int, int, list[Tile], list[Pixels]]]) -> Iterator[Prediction]:
+        waiting: deque[_Waiting] = deque()
+        batch: list[tuple[_Waiting, Pixels]] = []
+        for name, width, height, tiles, cut in images:
+            waiting.append(_Waiting(name, width, height, tiles, []))
+            for pixels in cut:
+                batch.append((waiting[-1], pixels))
+                if len(batch) == self.batch_size:
+                    self._run(batch)
+                    batch = []
+            while waiting and len(waiting[0].done) == len(waiting[0].tiles):
+                yield self._merged(waiting.popleft())
+        if batch:
+            self._run(batch)
+        for image in waiting:
+            yield self._merged(image)
+
+    def _merged(self, image: _Waiting) -> Prediction:
+        found = merge_tiles(list(zip(image.tiles, image.done, strict=True)), self.config.nms_iou)
+        return Prediction(found, image.width, image.height)
+
+    def _run(self, batch: list[tuple[_Waiting, Pixels]]) -> None:
+        pixels = torch.from_numpy(np.stack([pixels for _, pixels in batch]))
+        with torch.inference_mode():
+            outputs = [output.cpu().numpy() for output in self.model(pixels.to(self.device))]
+        for (image, _), boxes, scores, labels in zip(batch, *outputs, strict=True):
+            if not (np.isfinite(boxes).all() and np.isfinite(scores).all()):
+                raise BabelRSError(
+                    f"{image.name}: the {self.sensor} outputs of the model hold NaN or infinity.",
+                    "The weights are damaged or training diverged: take an earlier checkpoint.",
+                )
+            image.done.append(
+                detections_from_outputs(
                     boxes, scores, labels, self.classes, self.sensor, self.score_threshold, self.config.nms_iou
                 )
+            )
+
+
+def _ahead(
+    readers: ThreadPoolExecutor, read: Callable[[Path], Read], paths: Sequence[Path], most: int = 2 * READERS
+) -> Iterator[Read]:
+    """What ``read`` gives for each path, in order, with at most ``most`` of them read before they are wanted."""
+    pending: deque[Future[Read]] = deque()
+    for path in paths:
+        pending.append(readers.submit(read, path))
+        if len(pending) == most:
+            yield pending.popleft().result()
+    while pending:
+        yield pending.popleft().result()

@@ -12,6 +12,7 @@ from babelrs.boxes import to_corners
 from babelrs.sensors import Sensor
 from compress.export import export_graph
 from tests.train.builders import CLASSES, random_detector, random_pixels, tiny_backbone, tiny_model
+from tests.train.models.vits import tiny_internvit
 from train.config import ModelConfig
 from train.models.detector import Detector, SensorDetector
 
@@ -190,3 +191,13 @@ def test_a_timm_backbone_exports_with_its_prefix_token_dropped() -> None:
     assert {a.name: a.i for a in call.attribute if a.name == "prefix_tokens"} == {"prefix_tokens": 1}
     pixels = random_pixels((2, 64, 96, 3), 1)
     assert_same_detections(run_torch(detector, Sensor.RGB, pixels), run_onnx(graph, pixels))
+
+
+def test_an_internvit_exports_at_each_sensor_s_size_with_its_positions_resampled_beforehand() -> None:
+    detector = random_detector(tiny_model(backbone=tiny_internvit(patch_px=16, image_px=64)), 5, spread=0.1)
+    for sensor, size in ((Sensor.RGB, (64, 96)), (Sensor.IR, (64, 64))):
+        graph = export_graph(detector, sensor)
+        resizes = [node for node in graph.graph.node if node.op_type == "Resize"]
+        assert resizes and {a.s for node in resizes for a in node.attribute if a.name == "mode"} == {b"nearest"}
+        pixels = random_pixels((2, *size, sensor.num_channels), 1)
+        assert_same_detections(run_torch(detector, sensor, pixels), run_onnx(graph, pixels))

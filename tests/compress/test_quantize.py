@@ -168,9 +168,11 @@ def test_a_bundle_without_a_served_sensor_says_so(bundle: Path) -> None:
 
 def test_what_was_measured_of_the_checkpoint_travels_in_the_manifest(tmp_path: Path) -> None:
     record = {"split": "eval", "images": {"ir": 3}, "h_map": 0.5, "overall": {}, "sensors": {}, "training": {"step": 1}}
-    (tmp_path / "evaluation.eval.json").write_text(json.dumps(record))
+    file = tmp_path / "evaluation.eval" / "evaluation.json"
+    file.parent.mkdir()
+    file.write_text(json.dumps(record))
     assert measured(tmp_path) == {key: value for key, value in record.items() if key != "training"}
     assert measured(tmp_path / "elsewhere") == {}
-    (tmp_path / "evaluation.eval.json").write_text("{}")
-    with pytest.raises(BabelRSError, match=r"evaluation\.eval\.json is no evaluation"):
+    file.write_text("{}")
+    with pytest.raises(BabelRSError, match=r"evaluation\.json is no evaluation"):
         measured(tmp_path)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from babelrs.errors import run_command
+from babelrs.errors import BabelRSError, run_command
 from babelrs.images import read_frame
 from babelrs.radiometry import DEFAULT_PROFILES, to_uint8
 from babelrs.sensors import Sensor
@@ -37,7 +37,7 @@ def test_a_measured_checkpoint_leaves_a_record_and_a_table(
     checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_all_sensors(tmp_path / "data", "eval", count=2)
-    out = tmp_path / "new" / "e.json"
+    out = tmp_path / "new" / "e"
     arguments = [
         "--checkpoint",
         str(checkpoint),
@@ -49,7 +49,7 @@ def test_a_measured_checkpoint_leaves_a_record_and_a_table(
         "1",
     ]
     assert run_command(main, arguments) == 0
-    record = json.loads(out.read_text())
+    record = json.loads((out / "evaluation.json").read_text())
     assert record["schema"] == "babelrs.evaluation/1" and record["images"] == {"rgb": 2, "sar": 2, "ir": 2}
     table = capsys.readouterr().out
     for name in ("ship", "vehicle", "Car"):
@@ -110,6 +110,30 @@ def test_prediction_of_one_tile_is_the_model_s_own_output_after_suppression(tmp_
     for box, score in zip(found.boxes, found.scores, strict=True):
         nearest = np.abs(scores[0].numpy() - score) + np.abs(boxes[0].numpy() - box).max(axis=1)
         assert nearest.min() < 1e-3
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 64])
+def test_tiles_of_several_images_in_a_batch_give_each_image_its_own(tmp_path: Path, batch_size: int) -> None:
+    detector = random_detector(tiny_model(), 2)
+    sizes = [(40, 50), (150, 100), (64, 64), (70, 200), (30, 30)]  # one tile, several, one, several, one
+    paths = [write_text_image(tmp_path, Sensor.IR, "eval", f"i{n}", [], size)[0] for n, size in enumerate(sizes)]
+    profile = DEFAULT_PROFILES[Sensor.IR]
+    predictor = Predictor(detector, profile, Sensor.IR, score_threshold=0.0, batch_size=batch_size)
+    predictions = list(predictor.stream(paths))
+    assert [(one.height, one.width) for one in predictions] == sizes
+    for path, prediction in zip(paths, predictions, strict=True):
+        alone = predictor(to_uint8(read_frame(path), profile))
+        assert len(alone) > 0 and len(prediction.detections) == len(alone)
+        np.testing.assert_allclose(prediction.detections.scores, alone.scores, atol=1e-5)
+        np.testing.assert_allclose(prediction.detections.boxes, alone.boxes, atol=1e-2)
+
+
+def test_a_damaged_image_stops_the_evaluation_with_its_name(tmp_path: Path) -> None:
+    paths = [write_text_image(tmp_path, Sensor.IR, "eval", stem, [])[0] for stem in ("a", "b")]
+    paths[1].write_bytes(paths[1].read_bytes()[:60])
+    predictor = Predictor(random_detector(tiny_model(), 2), DEFAULT_PROFILES[Sensor.IR], Sensor.IR)
+    with pytest.raises(BabelRSError, match=r"b\.png"):
+        list(predictor.stream(paths))
 
 
 def test_an_image_file_is_read_by_the_profile_of_the_checkpoint(tmp_path: Path) -> None:

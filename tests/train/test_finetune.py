@@ -17,8 +17,9 @@ from tests.train.builders import CLASSES, tiny_model, write_all_sensors
 from train.checkpoint import load_checkpoint
 from train.config import FinetuneConfig, OptimizerConfig
 from train.data.samples import limited
-from train.finetune import AveragedWeights, learning_rate, main, make_optimizer
+from train.finetune import main
 from train.models.detector import Detector
+from train.optimizer import AveragedWeights, learning_rate, make_optimizer
 
 
 def optimizer_settings(**changes: Any) -> OptimizerConfig:
@@ -43,7 +44,7 @@ def test_a_run_shorter_than_its_warm_up_has_a_rate() -> None:
 def test_matrices_decay_and_vectors_do_not() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Linear(4, 2))
     model[2].bias.requires_grad_(False)
-    decayed, plain = make_optimizer(model, optimizer_settings()).param_groups
+    plain, decayed = make_optimizer(model, 0, optimizer_settings()).param_groups
     assert decayed["weight_decay"] == 0.1 and plain["weight_decay"] == 0
     assert {id(p) for p in decayed["params"]} == {id(model[0].weight), id(model[2].weight)}
     assert {id(p) for p in plain["params"]} == {id(model[0].bias), id(model[1].weight), id(model[1].bias)}
@@ -59,8 +60,8 @@ def test_averaged_weights_follow_the_recursion() -> None:
         average.update(model)
         decay = min(0.9, (1 + step) / (10 + step))
         expected = decay * expected + (1 - decay) * math.sin(step)
-        assert float(average.model.weight) == pytest.approx(expected, abs=1e-5)  # type: ignore[arg-type]
-    assert not average.model.training and not any(p.requires_grad for p in average.model.parameters())
+        assert float(average.weights["weight"]) == pytest.approx(expected, abs=1e-5)  # type: ignore[arg-type]
+    assert not any(tensor.requires_grad for tensor in average.weights.values())
 
 
 def test_averaging_does_not_touch_the_model() -> None:
@@ -112,7 +113,8 @@ def test_a_run_leaves_a_checkpoint_with_the_classes_of_its_data(run: Path) -> No
     assert record.training["settings"]["seed"] == 4 and record.training["images"] == {"rgb": 3, "sar": 3, "ir": 3}
     assert str(run) not in json.dumps(record.training), "paths of a machine do not belong into a checkpoint"
     assert all(torch.isfinite(tensor).all() for tensor in detector.state_dict().values())
-    assert load_checkpoint(run / "first" / "last")[1].training["step"] == 4
+    assert load_checkpoint(run / "first" / "last")[1].training["step"] == 6
+    assert [path.name for path in (run / "first" / "checkpoints").iterdir()] == ["step-0000006"]
 
 
 def test_a_run_logs_every_sensor_s_losses(run: Path) -> None:

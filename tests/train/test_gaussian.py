@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from train.gaussian import bhattacharyya_similarity, box_gaussian
+from train.gaussian import bhattacharyya_similarity, box_gaussian, overlap_loss
 from train.models.head import unit_directions
 
 Box = tuple[float, float, float, float, float]
@@ -93,3 +93,39 @@ def test_gradient_pulls_a_thin_box_towards_its_target() -> None:
     wanted = box_gaussian(torch.tensor([0.0, 0.0, 100.0, 2.0]), direction)
     (1 - bhattacharyya_similarity(box_gaussian(geometry, direction), wanted)).backward()
     assert geometry.grad is not None and geometry.grad[0] > 0 > geometry.grad[1]
+
+
+@given(a=boxes, b=boxes)
+def test_the_overlap_loss_is_the_documented_function_of_the_distance(a: Box, b: Box) -> None:
+    hellinger = 1 - reference(a, b)
+    distance = -math.log(max(1e-300, 1 - hellinger**2))
+    if not 1e-3 < distance < 20:
+        return
+    f = math.log1p(math.sqrt(distance))
+    assert float(overlap_loss(gaussian(a), gaussian(b))) == pytest.approx(f / (1 + f), abs=2e-3)
+
+
+def pull(offset: float, across: float) -> tuple[float, float]:
+    """Gradient of the overlap loss and of one minus the similarity as a box of 40 x ``across`` px is moved sideways."""
+    gradients = []
+    for loss in (overlap_loss, lambda first, second: 1 - bhattacharyya_similarity(first, second)):
+        geometry = torch.tensor([0.0, offset, 40.0, across], dtype=torch.float64, requires_grad=True)
+        direction = torch.tensor([1.0, 0.0], dtype=torch.float64)
+        wanted = box_gaussian(torch.tensor([0.0, 0.0, 40.0, across], dtype=torch.float64), direction)
+        loss(box_gaussian(geometry, direction), wanted).backward()
+        assert geometry.grad is not None
+        gradients.append(float(geometry.grad[1]))
+    return gradients[0], gradients[1]
+
+
+@pytest.mark.parametrize("across", [2.0, 8.0])
+def test_a_thin_box_many_widths_off_is_still_pulled_back(across: float) -> None:
+    near, _ = pull(0.25 * across, across)
+    far, vanished = pull(12 * across, across)
+    assert far > 0.003 * near > 0
+    assert vanished < 1e-3 * far, "the similarity alone has lost it"
+
+
+def test_the_pull_does_not_fade_at_the_target() -> None:
+    nearer, near = pull(0.05, 8.0)[0], pull(0.5, 8.0)[0]
+    assert nearer > 0.8 * near

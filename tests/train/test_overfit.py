@@ -14,7 +14,7 @@ from train.config import FinetuneConfig
 from train.data.samples import Sample
 from train.data.soi_det import read_split
 from train.evaluate import evaluate_samples
-from train.finetune import Trainer
+from train.trainer import Trainer
 
 IMAGES_PER_SENSOR = 8
 
@@ -67,8 +67,8 @@ def test_eight_real_images_of_every_sensor_are_learned_by_heart(shared_data: Pat
         sensor: spread(group, IMAGES_PER_SENSOR)
         for sensor, group in read_split(shared_data / "soi-mini", list(Sensor), "train").items()
     }
-    folder = Trainer(config, samples, Accelerator(cpu=True)).run()
-    result = evaluate_samples(*load_checkpoint(folder), samples)
+    assert Trainer(config, samples, Accelerator(cpu=True)).run()
+    result = evaluate_samples(*load_checkpoint(tmp_path / "final"), samples)
     print(result.format_table())
     for sensor, precision in result.sensors.items():
         assert precision.ap50 >= 0.9, f"{sensor}: AP50 {precision.ap50:.3f}\n{result.format_table()}"

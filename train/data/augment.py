@@ -57,7 +57,7 @@ class Crop:
     """An augmented training image.
 
     Attributes:
-        pixels: ``(crop, crop, C)`` uint8.
+        pixels: ``(H, W, C)`` uint8.
         boxes: ``(M, 5)`` float32 ``le90``.
         kept: ``(M,)`` indices of the objects that are learned, into the sample's.
         ignore_boxes: ``(G, 5)`` objects that are not: difficult, mostly cut, or too small.
@@ -76,8 +76,9 @@ def draw_similarity(
     sensor: Sensor,
     config: AugmentConfig,
     rng: np.random.Generator,
+    size: tuple[int, int],
 ) -> Similarity:
-    """A random transform from a ``width`` x ``height`` image to the crop.
+    """A random transform from a ``width`` x ``height`` image to a crop of ``size`` (width, height).
 
     Half of the crops with objects are placed around one of them; the others anywhere in the image.
     """
@@ -86,13 +87,13 @@ def draw_similarity(
     if sensor is not Sensor.SAR and rng.random() < config.rotate_free:
         turn = rng.uniform(-math.pi, math.pi)
     mirror = bool(config.flip and rng.random() < 0.5)
-    side = config.crop_px / zoom
+    side = max(size) / zoom
     if len(boxes) and rng.random() < 0.5:
         focus = boxes[rng.integers(len(boxes)), :2] + rng.uniform(-side / 2.5, side / 2.5, 2)
     else:
         focus = np.array([_centre(width, side, rng), _centre(height, side, rng)])
     linear = Similarity(zoom, turn, mirror, 0.0, 0.0).matrix()[:, :2]
-    shift = config.crop_px / 2 - linear @ focus
+    shift = np.array(size) / 2 - linear @ focus
     return Similarity(zoom, turn, mirror, float(shift[0]), float(shift[1]))
 
 
@@ -119,17 +120,26 @@ def augment(
     sensor: Sensor,
     config: AugmentConfig,
     rng: np.random.Generator,
+    size: tuple[int, int] | None = None,
 ) -> Crop:
-    """One random crop of an image ``(H, W, C)`` with its boxes ``(M, 5)``."""
+    """One random crop of an image ``(H, W, C)`` with its boxes ``(M, 5)``.
+
+    Args:
+        pixels: The image.
+        boxes: Its objects.
+        ignore: ``(M,)`` bool: objects that are not learned.
+        sensor: Its sensor.
+        config: Settings.
+        rng: Every random draw.
+        size: Width and height of the crop; default: ``crop_px`` each.
+    """
     height, width = pixels.shape[:2]
-    similarity = draw_similarity(width, height, boxes, sensor, config, rng)
-    side = config.crop_px
-    warped = cv2.warpAffine(
-        change_light(pixels, config, rng), similarity.pixel_matrix(), (side, side), flags=cv2.INTER_LINEAR
-    )
-    warped = np.asarray(warped, np.uint8).reshape(side, side, pixels.shape[2])  # OpenCV drops a single channel's axis
+    size = size or (config.crop_px, config.crop_px)
+    similarity = draw_similarity(width, height, boxes, sensor, config, rng, size)
+    warped = cv2.warpAffine(change_light(pixels, config, rng), similarity.pixel_matrix(), size, flags=cv2.INTER_LINEAR)
+    warped = np.asarray(warped, np.uint8).reshape(*size[::-1], pixels.shape[2])  # OpenCV drops a single channel's axis
     moved = similarity.boxes(boxes)
-    frame = np.array([[side / 2, side / 2, side, side, 0]], np.float32)
+    frame = np.array([[size[0] / 2, size[1] / 2, *size, 0]], np.float32)
     visible = rotated_intersection(moved, frame)[:, 0] / np.maximum(moved[:, 2] * moved[:, 3], 1e-6)
     usable = (visible >= config.min_visible) & (moved[:, 2] >= MIN_SIDE_PX) & ~ignore
     unsure = ~usable & (visible > 0)

@@ -37,8 +37,8 @@ _TEXT_LAYOUTS: dict[tuple[Sensor, Split], _TextLayout] = {
     (Sensor.IR, "train"): _TextLayout("DroneVehicle/dota_train/png_images", "DroneVehicle/dota_train/annfiles"),
     (Sensor.IR, "eval"): _TextLayout("DroneVehicle/dota_test/png_images", "DroneVehicle/dota_test/annfiles"),
 }
-_SAR_IMAGES = "SARDet_50K/JPEGImages"
-_SAR_ANNOTATIONS = {
+SAR_IMAGES = "SARDet_50K/JPEGImages"
+SAR_ANNOTATIONS = {
     "train": "SARDet_50K/Annotations/after_merge_train.json",
     "eval": "SARDet_50K/Annotations/after_merge_test.json",
 }
@@ -143,7 +143,7 @@ def _dota_fields(fields: list[str]) -> tuple[list[float], str, bool]:
 
 
 def _read_coco(root: Path, split: Split) -> tuple[list[Sample], list[str]]:
-    file, folder = root / _SAR_ANNOTATIONS[split], root / _SAR_IMAGES
+    file, folder = root / SAR_ANNOTATIONS[split], root / SAR_IMAGES
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
         images, annotations = list(content["images"]), list(content["annotations"])

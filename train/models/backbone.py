@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from babelrs.errors import BabelRSError
-from train.config import BackboneConfig
+from train.config import INTERNVIT, BackboneConfig
+from train.models.blocks import checked_taps, drop_path_rates, run_tapped
+from train.models.internvit import InternViT
 from train.models.layers import ConvUnit, Residual, flat_map
 
 
@@ -70,97 +73,187 @@ class ConvViT(nn.Module):
         self.channels = config.width
         self.prior_channels = {s: c for s, c in self.stem.channels.items() if s >= 4}
         self.project = nn.Conv2d(config.stem_widths[-1], config.width, 1)
-        rates = torch.linspace(0, config.drop_path, config.depth).tolist()
+        self.taps, self.depth = checked_taps(config.taps, config.depth), config.depth
+        rates = drop_path_rates(config.drop_path, config.depth)[: self.taps[-1]]  # later blocks would never learn
         self.blocks = nn.ModuleList(
             Block(config.width, config.num_heads, config.mlp_ratio, qkv_bias=True, drop_path=rate) for rate in rates
         )
-        self.taps = _checked_taps(config.taps, config.depth)
+        self.grad_checkpointing = config.grad_checkpointing
+
+    @property
+    def transformer_blocks(self) -> nn.ModuleList:
+        """The blocks, first to last."""
+        return self.blocks
 
     def forward(self, images: Tensor) -> Features:
         """Features of normalised images ``(B, 3, H, W)``."""
         maps = self.stem(images)
         projected = self.project(maps[self.stride])
         tokens = flat_map(projected).transpose(1, 2)  # (B, C, H, W) -> (B, T, C)
-        tapped = []
-        for number, block in enumerate(self.blocks, start=1):
-            tokens = block(tokens)
-            if number in self.taps:
-                tapped.append(tokens)
+        tapped = run_tapped(self.blocks, tokens, self.taps, self.grad_checkpointing and self.training)
         prior = {stride: maps[stride] for stride in self.prior_channels}
-        return Features(tuple(tapped), (int(projected.shape[-2]), int(projected.shape[-1])), prior)
+        return Features(tapped, (int(projected.shape[-2]), int(projected.shape[-1])), prior)
+
+    def fix_image_size(self, height: int, width: int) -> None:
+        """Nothing to do: there is no position table."""
 
 
-class TimmViT(nn.Module):
-    """A ViT of timm by name, with a separate SpatialPrior branch for strides 4 and 8."""
+class PlainViT(nn.Module, ABC):
+    """A ViT on square patches (``vit``), with a separate SpatialPrior branch for the strides 4 and 8 below its patches.
+
+    Args:
+        vit: The ViT, with no parameter that its taps do not need.
+        taps: Tapped blocks, counted from 1.
+        depth: Blocks of the ViT as published; those after the last tap are not built.
+        config: Sizes of the SpatialPrior.
+    """
+
+    channels: int
+    prefix_tokens: int
+    stride: int
+    position_grid: tuple[int, int]
+    position_prefix: int
+    """Rows of the position table in front of the map."""
+
+    def __init__(self, vit: nn.Module, taps: tuple[int, ...], depth: int, stride: int, config: BackboneConfig) -> None:
+        super().__init__()
+        self.vit: Any = vit
+        self.taps, self.depth, self.stride = taps, depth, stride
+        levels = 3 if stride > 8 else 2  # a map at the patches' own stride would have no reader
+        self.spatial_prior = ConvStem(config.stem_widths[:levels], config.stem_blocks[:levels])
+        self.prior_channels = {s: c for s, c in self.spatial_prior.channels.items() if s >= 4}
+
+    @property
+    def transformer_blocks(self) -> Any:
+        """The blocks, first to last."""
+        return self.vit.blocks
+
+    @abstractmethod
+    def tapped(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Token maps ``(B, prefix + H*W, C)``."""
+
+    @abstractmethod
+    def fix_image_size(self, height: int, width: int) -> None:
+        """Take images of one size from now on: positions are resampled once, which an exported graph cannot do."""
+
+    def forward(self, images: Tensor) -> Features:
+        """Features of normalised images ``(B, 3, H, W)``; H and W multiples of the patch size."""
+        maps = self.spatial_prior(images)
+        grid = (int(images.shape[-2]) // self.stride, int(images.shape[-1]) // self.stride)
+        return Features(self.tapped(images), grid, {stride: maps[stride] for stride in self.prior_channels})
+
+
+class TimmViT(PlainViT):
+    """A ViT of timm by name, at random weights: :func:`train.models.backbone_weights.initialise` reads others.
+
+    Modules that only a classifier needs (final norm, pooling, head) and blocks after the last tap are removed: a
+    parameter without a gradient stops distributed training.
+    """
 
     def __init__(self, config: BackboneConfig) -> None:
-        super().__init__()
-        import timm
+        vit = make_timm_vit(config, pretrained=False)
+        depth = len(vit.blocks)
+        super().__init__(vit, checked_taps(config.taps, depth), depth, vit.patch_embed.patch_size[0], config)
+        _keep_what_taps_need(vit, self.taps[-1])
+        self.grad_checkpointing = config.grad_checkpointing
+        self.prefix_tokens, self.channels = vit.num_prefix_tokens, vit.embed_dim
+        self.position_grid = vit.patch_embed.grid_size
+        self.position_prefix = 0 if getattr(vit, "no_embed_class", False) else vit.num_prefix_tokens
+        self.train()
 
-        if config.name not in timm.list_models():
-            raise BabelRSError(f"Unknown backbone {config.name!r}.", "Use conv_vit or a ViT name that timm lists.")
-        try:
-            vit: Any = timm.create_model(
-                config.name,
-                pretrained=config.pretrained,
-                num_classes=0,
-                dynamic_img_size=True,
-                drop_path_rate=config.drop_path,
-            )
-        except TypeError as error:  # the model has no such settings
-            what = f"Backbone {config.name!r} is no ViT that takes any image size ({error})."
-            raise BabelRSError(what, "Use conv_vit or a plain ViT of timm.") from error
-        self.vit = vit
-        self.taps = _checked_taps(config.taps, len(vit.blocks))
-        self.prefix_tokens: int = vit.num_prefix_tokens
-        self.stride: int = vit.patch_embed.patch_size[0]
-        self.channels: int = vit.embed_dim
-        self.spatial_prior = ConvStem(config.stem_widths[:3], config.stem_blocks[:3])
-        self.prior_channels = {s: c for s, c in self.spatial_prior.channels.items() if s >= 4}
+    def train(self, mode: bool = True) -> TimmViT:
+        """Training or evaluation mode; blocks are checkpointed in training only."""
+        self.vit.set_grad_checkpointing(self.grad_checkpointing and mode)
+        super().train(mode)
+        return self
 
     def fix_image_size(self, height: int, width: int) -> None:
         """Take images of one size from now on: positions are resampled once, which an exported graph cannot do."""
         self.vit.set_input_size(img_size=(height, width))
         self.vit.dynamic_img_size, self.vit.patch_embed.flatten = False, True
 
-    def forward(self, images: Tensor) -> Features:
-        """Features of normalised images ``(B, 3, H, W)``; H and W multiples of the patch size."""
-        maps = self.spatial_prior(images)
-        vit: Any = self.vit
-        tapped = vit.forward_intermediates(
+    def tapped(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Token maps ``(B, prefix + H*W, C)``."""
+        found = self.vit.forward_intermediates(
             images,
             indices=[tap - 1 for tap in self.taps],
             output_fmt="NLC",
             intermediates_only=True,
             return_prefix_tokens=True,
         )
-        joined = tuple(
-            torch.cat([prefix, tokens], 1) if self.prefix_tokens else tokens for tokens, prefix in map(_pair, tapped)
+        return tuple(
+            torch.cat([prefix, tokens], 1) if self.prefix_tokens else tokens for tokens, prefix in map(_pair, found)
         )
-        grid = (int(images.shape[-2]) // self.stride, int(images.shape[-1]) // self.stride)
-        return Features(joined, grid, {stride: maps[stride] for stride in self.prior_channels})
+
+
+class InternViTBackbone(PlainViT):
+    """:class:`InternViT` with its SpatialPrior."""
+
+    def __init__(self, config: BackboneConfig) -> None:
+        vit = InternViT(config)
+        super().__init__(vit, vit.taps, config.depth, vit.stride, config)
+        self.prefix_tokens, self.channels = vit.prefix_tokens, config.width
+        self.position_grid, self.position_prefix = vit.grid, vit.prefix_tokens
+
+    def fix_image_size(self, height: int, width: int) -> None:
+        """Take images of one size from now on: positions are resampled once, which an exported graph cannot do."""
+        self.vit.fix_image_size(height, width)
+
+    def tapped(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Token maps ``(B, 1 + H*W, C)``."""
+        return self.vit(images)
+
+
+def make_timm_vit(config: BackboneConfig, pretrained: bool) -> Any:
+    """The ViT that timm lists as ``config.name``, with ``patch_px`` and ``image_px`` where they are given.
+
+    Raises:
+        BabelRSError: Unknown name, or a model that does not take any image size.
+    """
+    import timm
+
+    if config.name not in timm.list_models():
+        raise BabelRSError(
+            f"Unknown backbone {config.name!r}.", f"Use conv_vit, {INTERNVIT} or a ViT name that timm lists."
+        )
+    sizes: dict[str, Any] = {"patch_size": config.patch_px, "img_size": config.image_px}
+    try:
+        return timm.create_model(
+            config.name,
+            pretrained=pretrained,
+            num_classes=0,
+            dynamic_img_size=True,
+            drop_path_rate=config.drop_path,
+            **{name: size for name, size in sizes.items() if size is not None},
+        )
+    except TypeError as error:  # the model has no such settings
+        what = f"Backbone {config.name!r} is no ViT that takes any image size ({error})."
+        raise BabelRSError(what, "Use conv_vit or a plain ViT of timm.") from error
+
+
+_READ_BY_TAPS = ("patch_embed", "pos_drop", "patch_drop", "norm_pre", "rope", "blocks")
+
+
+def _keep_what_taps_need(vit: Any, num_blocks: int) -> None:
+    vit.blocks = vit.blocks[:num_blocks]
+    for name, child in list(vit.named_children()):
+        if name not in _READ_BY_TAPS and next(child.parameters(), None) is not None:
+            setattr(vit, name, nn.Identity())
 
 
 def _pair(item: Tensor | tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
     return item if isinstance(item, tuple) else (item, item[:, :0])
 
 
-def _checked_taps(taps: Sequence[int], depth: int) -> tuple[int, ...]:
-    ordered = tuple(sorted(set(taps)))
-    if not ordered or ordered != tuple(taps) or ordered[0] < 1 or ordered[-1] > depth:
-        raise BabelRSError(
-            f"model.backbone.taps {list(taps)} do not fit {depth} blocks.", "Give rising block numbers, counted from 1."
-        )
-    return ordered
-
-
-Backbone = ConvViT | TimmViT
+Backbone = ConvViT | TimmViT | InternViTBackbone
 
 
 def build_backbone(config: BackboneConfig) -> Backbone:
-    """The backbone that ``config.name`` names: ``conv_vit`` or any ViT of timm.
+    """The backbone that ``config.name`` names, at random weights.
 
     Raises:
         BabelRSError: Unknown name, or taps that the depth does not have.
     """
-    return ConvViT(config) if config.name == "conv_vit" else TimmViT(config)
+    if config.name == "conv_vit":
+        return ConvViT(config)
+    return InternViTBackbone(config) if config.name == INTERNVIT else TimmViT(config)

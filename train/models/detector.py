@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from babelrs.errors import collected
 from babelrs.sensors import Sensor
 from train.config import ModelConfig
 from train.models.aggregate import LayerwiseAggregate
@@ -40,6 +41,9 @@ class Detector(nn.Module):
     Args:
         config: Sizes and names of the parts.
         classes: Class names per sensor, from the data; one head is made for each sensor.
+
+    Raises:
+        BabelRSError: The backbone does not exist, or its patches fit neither the pyramid nor the inputs.
     """
 
     def __init__(self, config: ModelConfig, classes: Mapping[Sensor, Sequence[str]]) -> None:
@@ -47,6 +51,12 @@ class Detector(nn.Module):
         self.config = config
         self.classes = {sensor: tuple(names) for sensor, names in classes.items()}
         self.backbone = build_backbone(config.backbone)
+        if config.backbone.name != "conv_vit" and (faults := config.patch_faults(self.backbone.stride)):
+            raise collected(
+                f"The settings do not fit the backbone {config.backbone.name}",
+                faults,
+                "Set model.backbone.patch_px, such as 16.",
+            )
         self.aggregate = LayerwiseAggregate(
             len(self.backbone.taps), len(config.strides), self.backbone.channels, self.backbone.prefix_tokens
         )
@@ -84,6 +94,16 @@ class Detector(nn.Module):
             outputs[sensor] = self.heads[sensor.value]([level[start:end] for level in pyramid])
             start = end
         return outputs
+
+
+def check_model(config: ModelConfig) -> None:
+    """Build the model without memory for its weights, so that what cannot work is known before any data are read.
+
+    Raises:
+        BabelRSError: As :class:`Detector`.
+    """
+    with torch.device("meta"):
+        Detector(config, {})
 
 
 class SensorDetector(nn.Module):

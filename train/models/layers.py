@@ -7,6 +7,35 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from train.processes import num_processes, summed_with_gradient
+
+
+class BatchNorm(nn.BatchNorm2d):
+    """Batch normalisation with the statistics of all processes' images, so that their number changes no result.
+
+    PyTorch's ``SyncBatchNorm`` does this on CUDA only. Every process must bring as many values as the others.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """The normalised ``(B, C, H, W)``, in the input's type; statistics in float32."""
+        if not self.training or num_processes() == 1:
+            return super().forward(input)
+        count = input.numel() // input.shape[1] * num_processes()
+        wide = input.float()
+        mean = summed_with_gradient(wide.sum((0, 2, 3))) / count
+        centred = wide - mean[:, None, None]
+        variance = summed_with_gradient(centred.square().sum((0, 2, 3))) / count
+        self._follow(mean.detach(), variance.detach() * (count / max(1, count - 1)))
+        scale = self.weight * (variance + self.eps).rsqrt()
+        return (centred * scale[:, None, None] + self.bias[:, None, None]).to(input.dtype)
+
+    def _follow(self, mean: Tensor, variance: Tensor) -> None:
+        assert self.running_mean is not None and self.running_var is not None and self.momentum is not None
+        self.running_mean.lerp_(mean, self.momentum)
+        self.running_var.lerp_(variance, self.momentum)
+        if self.num_batches_tracked is not None:
+            self.num_batches_tracked += 1
+
 
 class ConvUnit(nn.Sequential):
     """Convolution, batch normalisation, SiLU: ``(B, in, H, W) -> (B, out, ceil(H/stride), ceil(W/stride))``."""
@@ -14,7 +43,7 @@ class ConvUnit(nn.Sequential):
     def __init__(self, in_channels: int, out_channels: int, kernel: int = 3, stride: int = 1) -> None:
         super().__init__(
             nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, bias=False),
-            nn.BatchNorm2d(out_channels, eps=1e-3, momentum=0.03),
+            BatchNorm(out_channels, eps=1e-3, momentum=0.03),
             nn.SiLU(inplace=True),
         )
 

@@ -133,7 +133,7 @@ def test_labels_stay_with_their_boxes(tmp_path: Path) -> None:
     seen: Counter[str] = Counter()
     for batch in islice(RatioSampler({Sensor.IR: 4}, {Sensor.IR: 2}, 20, 0), 20):
         for draw in batch:
-            _, _, target = dataset[draw]
+            target = dataset[draw].targets
             for box, label in zip(target.boxes.numpy(), target.labels.tolist(), strict=True):
                 name = CLASSES[Sensor.IR][label]
                 assert abs(box[2] - lengths[name]) < 0.01
