@@ -2,8 +2,8 @@
 
 Trains the same steps on real data in one process, in two (replicas, then sharded weights), and with a SIGKILL at a
 random step and a resume; compares every loss step by step. Rounding grows from step to step as training goes: a control,
-one process with another number of threads, shows how much of a difference it explains. Writes a table and a JSON file.
-"""
+random step and a resume; compares every loss step by step. Rounding grows from step to step as training goes: a control
+with another number of threads shows how much of a difference it explains. Writes a table and a JSON file.
 
 from __future__ import annotations
 
