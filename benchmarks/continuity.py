@@ -1,9 +1,9 @@
 """``python -m benchmarks.continuity``: does a run stay the same over several processes, and over a kill?
 
 Trains the same steps on real data in one process, in two (replicas, then sharded weights), and with a SIGKILL at a
-random step and a resume; compares every loss step by step. Rounding grows from step to step as training goes: a control,
-random step and a resume; compares every loss step by step. Rounding grows from step to step as training goes: a control
-with another number of threads shows how much of a difference it explains. Writes a table and a JSON file.
+random step and a resume; compares every loss step by step. Rounding grows from step to step: a control with another
+number of threads shows how much of a difference it explains. Writes a table and a JSON file.
+"""
 
 from __future__ import annotations
 
