@@ -39,7 +39,7 @@ class TrainingState:
     Args:
         model: The detector, maybe wrapped or sharded.
         optimizer: Its optimiser.
-        average: Its averaged weights.
+        average: Its averaged weights, if it has any.
         scaler: The loss scale.
         fingerprint: Of the training data.
     """
@@ -48,7 +48,7 @@ class TrainingState:
         self,
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
-        average: AveragedWeights,
+        average: AveragedWeights | None,
         scaler: torch.amp.GradScaler,
         fingerprint: str,
     ) -> None:
@@ -63,12 +63,13 @@ class TrainingState:
         tensors: dict[str, Tensor] = {f"model/{name}": value for name, value in model.items()}
         for name, state in optimizer.get("state", {}).items():
             tensors |= {f"optimizer/{name}/{key}": torch.as_tensor(value) for key, value in state.items()}
-        tensors |= {f"average/{name}": value for name, value in whole(self.average.weights).items()}
+        if self.average is not None:
+            tensors |= {f"average/{name}": value for name, value in whole(self.average.weights).items()}
         for process, random in enumerate(gathered(_random_state())):
             tensors |= {f"random/{process}/{key}": value for key, value in random.items()}
         record = {
             "step": step,
-            "averaged_steps": self.average.step,
+            "averaged_steps": self.average.step if self.average is not None else 0,
             "scaler": self.scaler.state_dict(),
             "data": self.fingerprint,
             **extra,
@@ -94,7 +95,8 @@ class TrainingState:
         parts = _by_part(tensors)
         set_model_state_dict(self.model, dict(parts["model"]), options=options)
         set_optimizer_state_dict(self.model, self.optimizer, self._optimizer_state(parts["optimizer"]), options=options)
-        self.average.load(_like(parts["average"], self.average.weights), record["averaged_steps"])
+        if self.average is not None:
+            self.average.load(_like(parts["average"], self.average.weights), record["averaged_steps"])
         if record["scaler"]:
             self.scaler.load_state_dict(record["scaler"])
         _set_random_state({key.split("/", 1)[1]: value for key, value in parts["random"].items() if _own(key)})
