@@ -48,7 +48,7 @@ def our_curve(run: Path) -> list[dict[str, Any]]:
     points = [
         {"epochs": line["step"] * drawn / images, "h_map": line["h_map"], "sensors": line["evaluation"]["sensors"]}
         for line in read_metrics(run / "metrics.jsonl")
-        if "h_map" in line
+        if line.get("h_map") is not None
     ]
     if not points:
         raise BabelRSError(f"{run} holds no evaluation.", "Train with --watch.evaluate_every.")

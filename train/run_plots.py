@@ -79,7 +79,7 @@ def _loss_scale(axis: Any, lines: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _accuracy(axis: Any, lines: Sequence[Mapping[str, Any]]) -> None:
-    measured = [line for line in lines if "h_map" in line]
+    measured = [line for line in lines if line.get("h_map") is not None]
     steps = [line["step"] for line in measured]
     axis.plot(steps, [100 * line["h_map"] for line in measured], "k.-", label="H-mAP")
     for sensor in Sensor:

@@ -106,7 +106,6 @@ class Trainer:
         self.state = TrainingState(self.model, self.optimizer, self.average, self.scaler, data_fingerprint(samples))
         self.guard = LossGuard(config.watch.explode_factor)
         self.best_h_map = -1.0
-        self.metrics: dict[str, Any] = {}
         if config.compile:
             self.detector.compile()
         self.dataset = CropDataset(samples, self.classes, self.profiles, config.augment, config.data.cache)
@@ -204,18 +203,22 @@ class Trainer:
             "Lower optimizer.lr, use bf16, or look at these images.",
         )
 
-    def save(self, step: int, links: tuple[str, ...], state: bool = True) -> None:
+    def save(
+        self, step: int, links: tuple[str, ...], state: bool = True, metrics: Mapping[str, Any] | None = None
+    ) -> None:
         """Write the averaged weights as a checkpoint, with the training state unless ``state`` is off."""
         weights = whole(self.average.weights)
         collected = self.state.collect(step, {"best_h_map": self.best_h_map, "guard": self._guard()}) if state else None
         if rank() == 0:
-            self.folder.add_checkpoint(step, lambda folder: self._write(folder, step, weights, collected), links)
+            record = self._record(step, metrics or {})
+            self.folder.add_checkpoint(step, lambda folder: _write(folder, record, weights, collected), links)
             log.info("step %d: checkpoint in %s", step, self.config.out / links[-1])
         wait_for_all()
 
     def _evaluate(self, step: int) -> None:
         """Measure the averaged weights, every process on its share of the images; keep the best by H-mAP."""
-        detector = Detector(self.config.model, self.classes)
+        with torch.random.fork_rng():  # training draws as it would without
+            detector = Detector(self.config.model, self.classes)
         detector.load_state_dict(whole(self.average.weights))
         record = Checkpoint(self.config.model, self.classes, self.profiles)
         shares = {sensor: group[rank() :: num_processes()] for sensor, group in self.evaluation.items()}
@@ -228,24 +231,18 @@ class Trainer:
             found |= part_found
             truth |= part_truth
         result = evaluate(found, truth)
-        self.metrics = result.to_dict()
+        metrics = result.to_dict()
         best = result.h_map > self.best_h_map
         self.best_h_map = max(self.best_h_map, result.h_map)
         if rank() == 0:
-            line = {"step": step, "h_map": result.h_map, "evaluation": self.metrics}
+            line = {"step": step, "h_map": metrics["h_map"], "evaluation": metrics}
             self.folder.append_metrics(line)
             sensors = {f"ap50/{s}": mean.ap50 for s, mean in result.sensors.items()}
             self.accelerator.log({"h_map": result.h_map, **sensors}, step=step)
             log.info("step %d: H-mAP %.2f %%", step, 100 * result.h_map)
-        self.save(step, (LAST, BEST) if best else (LAST,))
+        self.save(step, (LAST, BEST) if best else (LAST,), metrics=metrics)
 
-    def _write(
-        self,
-        folder: Path,
-        step: int,
-        weights: Mapping[str, Tensor],
-        state: tuple[dict[str, Tensor], dict[str, Any]] | None,
-    ) -> None:
+    def _record(self, step: int, metrics: Mapping[str, Any]) -> Checkpoint:
         training = {
             "command": "python -m train.finetune",
             "version": __version__,
@@ -253,10 +250,7 @@ class Trainer:
             "settings": self.config.model_dump(mode="json", exclude=MACHINE_PATHS),
             "images": {sensor.value: len(group) for sensor, group in self.dataset.samples.items()},
         }
-        record = Checkpoint(self.config.model, self.classes, self.profiles, training, self.metrics)
-        save_checkpoint(folder, weights, record)
-        if state is not None:
-            write_state(folder, *state)
+        return Checkpoint(self.config.model, self.classes, self.profiles, training, dict(metrics))
 
     def _resume(self) -> int:
         """Steps that are done."""
@@ -286,7 +280,7 @@ class Trainer:
             "gradient_norm": report.gradient_norm,
             "loss_scale": report.loss_scale,
             "skipped": report.skipped,
-            **({"agreement": report.agreement} if report.agreement else {}),
+            **({"agreement": _plain(report.agreement)} if report.agreement else {}),
         }
         for sensor, loss in report.losses.items():
             parts = {name: getattr(loss, name).item() for name in HeadLoss.__dataclass_fields__}
@@ -294,6 +288,17 @@ class Trainer:
         self.folder.append_metrics(line)
         self.accelerator.log(_scalars(line), step=step)
         progress.report(step, {sensor.value: total for sensor, total in report.totals.items()})
+
+
+def _write(
+    folder: Path,
+    record: Checkpoint,
+    weights: Mapping[str, Tensor],
+    state: tuple[dict[str, Tensor], dict[str, Any]] | None,
+) -> None:
+    save_checkpoint(folder, weights, record)
+    if state is not None:
+        write_state(folder, *state)
 
 
 def run_steps(config: FinetuneConfig, samples: Mapping[Sensor, list[Sample]]) -> int:
@@ -304,12 +309,17 @@ def run_steps(config: FinetuneConfig, samples: Mapping[Sensor, list[Sample]]) ->
     return max(1, math.ceil(config.epochs * images / sum(config.batch.count(sensor) for sensor in samples)))
 
 
+def _plain(values: Mapping[str, float]) -> dict[str, float | None]:
+    """NaN as JSON has it."""
+    return {name: value if math.isfinite(value) else None for name, value in values.items()}
+
+
 def _scalars(line: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
     """Every number of a metrics line by its path, as trackers take them."""
     found: dict[str, float] = {}
     for name, value in line.items():
         if isinstance(value, Mapping):
             found |= _scalars(value, f"{prefix}{name}/")
-        elif name != "step":
+        elif name != "step" and value is not None:
             found[prefix + name] = float(value)
     return found
