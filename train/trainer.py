@@ -98,7 +98,7 @@ class Trainer:
         if config.init is not None:
             start_from(self.detector, config.init)
         self.detector.to(self.device)
-        self.model = distribute(self.detector, config.parallel, accelerator)
+        self.model = distribute(self.detector, self.detector.backbone.transformer_blocks, config.parallel, accelerator)
         torch.manual_seed(config.seed + rank())  # stochastic depth differs between processes
         self.optimizer = make_optimizer(self.detector, len(self.detector.backbone.transformer_blocks), config.optimizer)
         self.average = AveragedWeights(self.detector, config.optimizer.ema_decay)
