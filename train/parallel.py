@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -11,6 +13,26 @@ from accelerate import Accelerator
 from torch import nn
 
 from train.processes import num_processes
+
+
+def make_accelerator(deterministic: bool, trackers: Sequence[str], out: Path) -> Accelerator:
+    """Device and processes; precision and loss scale are the trainer's own.
+
+    Args:
+        deterministic: Refuse operations whose result varies from run to run.
+        trackers: Where scalars go, by accelerate's names.
+        out: Folder of the run.
+    """
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+        torch.backends.cudnn.benchmark = False
+    return Accelerator(cpu=not torch.cuda.is_available(), log_with=list(trackers) or None, project_dir=str(out))
+
+
+def start_trackers(accelerator: Accelerator, trackers: Sequence[str], out: Path) -> None:
+    """Open the trackers of a run, whose folder exists."""
+    accelerator.init_trackers("", init_kwargs={"wandb": {"dir": str(out)}} if "wandb" in trackers else {})
 
 
 def distribute(

@@ -133,9 +133,7 @@ class Pretrainer:
         self.save(config.steps, (LAST, FINAL))
         return True
 
-    def train_step(
-        self, step: int, packs: Iterator[Pack], interruption: Interruption | None = None
-    ) -> PretrainStep:
+    def train_step(self, step: int, packs: Iterator[Pack], interruption: Interruption | None = None) -> PretrainStep:
         """One optimiser step (from 0) on this process' next sequences."""
         config = self.config
         self.model.train()

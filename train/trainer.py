@@ -208,7 +208,9 @@ class Trainer:
     ) -> None:
         """Write the averaged weights as a checkpoint, with the training state unless ``state`` is off."""
         weights = whole(self.average.weights)
-        collected = self.state.collect(step, {"best_h_map": self.best_h_map, "guard": self.guard.state()}) if state else None
+        collected = (
+            self.state.collect(step, {"best_h_map": self.best_h_map, "guard": self.guard.state()}) if state else None
+        )
         if rank() == 0:
             record = self._record(step, metrics or {})
             self.folder.add_checkpoint(step, lambda folder: _write(folder, record, weights, collected), links)
