@@ -25,7 +25,9 @@ def layer_weights(step: int, tau: int, num_taps: int) -> tuple[float, ...]:
         BabelRSError: ``tau`` is negative.
     """
     if tau < 0:
-        raise BabelRSError(f"tau {tau} is negative.", "Give the number of optimiser steps until all layers weigh alike.")
+        raise BabelRSError(
+            f"tau {tau} is negative.", "Give the number of optimiser steps until all layers weigh alike."
+        )
     if step < 0 or num_taps < 1:
         raise ValueError(f"step {step} and num_taps {num_taps} must be at least 0 and 1")
     alpha = min(step / tau, 1.0) if tau else 1.0
