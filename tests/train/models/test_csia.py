@@ -123,9 +123,8 @@ def test_under_autocast_the_loss_stays_float32_and_near() -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device: FlexAttention trains there only")
 def test_flex_attention_packs_as_sdpa_does() -> None:
-    if not torch.cuda.is_available():
-        pytest.skip("no CUDA device")
     images = random_images(4, seed=9).cuda()
     batch = [tensor.cuda() for tensor in packed(SAMPLES, padding=1)]
     changes = {"text": {"width": 64, "num_heads": 4, "num_kv_heads": 2, "hidden": 32, "depth": 2}}
