@@ -12,8 +12,13 @@ from torch.utils.checkpoint import checkpoint
 from babelrs.errors import BabelRSError
 
 
-def checked_taps(taps: Sequence[int], depth: int) -> tuple[int, ...]:
+def checked_taps(taps: Sequence[int], depth: int, setting: str = "model.backbone.taps") -> tuple[int, ...]:
     """``taps`` as they are, if they are rising block numbers counted from 1.
+
+    Args:
+        taps: Block numbers.
+        depth: Blocks there are.
+        setting: Where the user gave them.
 
     Raises:
         BabelRSError: They are not, or the depth does not have them.
@@ -21,7 +26,7 @@ def checked_taps(taps: Sequence[int], depth: int) -> tuple[int, ...]:
     ordered = tuple(sorted(set(taps)))
     if not ordered or ordered != tuple(taps) or ordered[0] < 1 or ordered[-1] > depth:
         raise BabelRSError(
-            f"model.backbone.taps {list(taps)} do not fit {depth} blocks.", "Give rising block numbers, counted from 1."
+            f"{setting} {list(taps)} do not fit {depth} blocks.", "Give rising block numbers, counted from 1."
         )
     return ordered
 
