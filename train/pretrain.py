@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+import transformers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from babelrs.errors import BabelRSError, run_command
@@ -20,10 +21,10 @@ from train.cli import load_config, start_logging
 from train.instruct.corpus import InstructSet, read_meta
 from train.instruct.examples import ExampleMaker
 from train.instruct.faults import RowFault
-from train.instruct.rows import JsonLines, parse_row
+from train.instruct.rows import TURN_END, JsonLines, parse_row
 from train.instruct.shards import read_index
 from train.instruct.sources import MetaSource, ShardSource, Source
-from train.instruct.tokenizer import TURN_END, template_tokens, train_tokenizer
+from train.instruct.tokenizer import template_tokens, train_tokenizer
 from train.interruption import EXIT_INTERRUPTED
 from train.models.vlm_build import build_vlm, read_vocabulary
 from train.parallel import make_accelerator, start_trackers
@@ -102,6 +103,7 @@ def begin(config: PretrainConfig, device: torch.device) -> None:
 def main(arguments: list[str]) -> int:
     """Entry point; see ``--help``."""
     config = load_config(PretrainConfig, arguments)
+    transformers.utils.logging.disable_progress_bar()
     sets = read_meta(config.data.meta, config.data.base) if config.data.meta is not None else []
     accelerator = make_accelerator(config.deterministic, config.watch.trackers, config.out)
     start_logging(logging.INFO if rank() == 0 else logging.WARNING)

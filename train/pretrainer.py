@@ -216,7 +216,8 @@ class Pretrainer:
         self, step: int, training: dict[str, Any], tensors: dict[str, Tensor], record: dict[str, Any], folder: Path
     ) -> None:
         prefix = "model/vlm."
-        weights = {name[len(prefix) :]: value for name, value in tensors.items() if name.startswith(prefix)}
+        held = tensors | {name: tensors[first] for name, first in record["tied"].items()}
+        weights = {name[len(prefix) :]: value for name, value in held.items() if name.startswith(prefix)}
         weights["model.lvsa_step"] = torch.tensor(step)
         write_model(folder, self.vlm, self.tokenizer, weights, training)
         write_state(folder, tensors, record)

@@ -77,7 +77,8 @@ class TrainingState:
             "data": self.fingerprint,
             **extra,
         }
-        return {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, record
+        record["tied"] = tied = _tied(tensors)
+        return {name: tensor.cpu().contiguous() for name, tensor in tensors.items() if name not in tied}, record
 
     def restore(self, folder: Path) -> dict[str, Any]:
         """Put the run into the state that ``folder`` holds.
@@ -89,6 +90,7 @@ class TrainingState:
             BabelRSError: The files are missing or damaged, or the training data are others.
         """
         tensors, record = _read(folder)
+        tensors |= {name: tensors[first] for name, first in record.get("tied", {}).items()}
         if record["data"] != self.fingerprint:
             raise BabelRSError(
                 f"The training data are not those that {folder} was trained on (names or objects differ).",
@@ -117,6 +119,18 @@ class TrainingState:
             for group in self.optimizer.param_groups
         ]
         return {"state": state, "param_groups": groups}
+
+
+def _tied(tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """Names of weights that are another's memory, such as an output head that shares the embedding's, and of whose."""
+    seen: dict[int, str] = {}
+    found: dict[str, str] = {}
+    for name, tensor in tensors.items():
+        if name.startswith("model/") and tensor.numel():
+            first = seen.setdefault(tensor.data_ptr(), name)
+            if first != name:
+                found[name] = first
+    return found
 
 
 def write_state(folder: Path, tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> None:
