@@ -16,11 +16,13 @@ import pytest
 from babelrs.errors import run_command
 from babelrs.sensors import Sensor
 from tests.train.builders import coco, dota_line, write_sar, write_text_image
+from train.data.samples import Sample
 from train.instruct.__main__ import main
 from train.instruct.concepts import CONCEPTS, SENSOR_WORDS, concept_of, plural
 from train.instruct.corpus import read_meta
 from train.instruct.questions import TASKS
 from train.instruct.rows import parse_row
+from train.instruct.write import WritePlan, make_facts
 
 NAMES = {
     "small-vehicle": "car", "large-vehicle": "large vehicle", "ship": "ship", "Car": "car", "Person": "person",
@@ -274,6 +276,15 @@ def test_simulated_scenes_are_described_in_the_simulators_words(tmp_path: Path) 
                 objects = known[sensor][Path(row["image"]).stem]
                 assert not wrong_answer(row["tasks"][0], question, answer, row, objects), (question, answer)
     assert described > 5
+
+
+@pytest.mark.parametrize(("kinds", "used"), [(["car", "ship"], True), (["ship", "car"], False), (["car"], False)])
+def test_descriptions_that_do_not_fit_the_labels_are_left_out(kinds: list[str], used: bool) -> None:
+    boxes = np.array([[10, 10, 6, 4, 0], [30, 30, 6, 4, 0]], np.float32)
+    sample = Sample(Path("a.png"), Sensor.RGB, boxes, ("car", "ship"), np.zeros(2, bool))
+    description = {"text": "Words.", "objects": [{"class": kind, "text": f"a {kind}"} for kind in kinds]}
+    facts = make_facts(sample, (40, 40), ("car", "ship"), WritePlan(), description)
+    assert facts.texts == (("a car", "a ship") if used else ()) and facts.caption == "Words."
 
 
 @pytest.mark.realdata
