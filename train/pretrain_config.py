@@ -44,9 +44,6 @@ class TokenizerConfig(_Section):
 class PretrainWatchConfig(_Section):
     """What is looked at while training, and when a run is stopped."""
 
-    sample_every: int = Field(0, ge=0, description="steps between answers written down for a person to read; 0: never")
-    samples: int = Field(4, ge=1, description="conversations answered each time")
-    answer_tokens: int = Field(64, ge=1, description="longest answer, tokens")
     peak_tflops: float | None = Field(
         None, gt=0, description="one device's peak in this precision, for MFU (H200 in bf16: 989)"
     )
@@ -66,7 +63,6 @@ class PretrainConfig(_Section):
     precision: Literal["no", "bf16"] = Field("no", description="automatic mixed precision")
     parallel: Literal["ddp", "fsdp"] = Field("ddp", description="several processes: replicas, or sharded weights")
     deterministic: bool = Field(False, description="refuse operations whose result varies from run to run")
-    dry_run: bool = Field(False, description="print parameters, memory and time predicted; train nothing")
     log_every: int = Field(10, ge=1, description="steps between log lines")
     save_every: int = Field(500, ge=1, description="steps between checkpoints")
     sequences: int = Field(128, ge=1, description="packed sequences of an optimiser step, over all processes")
@@ -80,7 +76,7 @@ class PretrainConfig(_Section):
     @model_validator(mode="after")
     def _consistent(self) -> PretrainConfig:
         faults = self.model.tau_faults(self.steps)
-        if self.data.meta is None and self.data.shards is None and not self.dry_run:
+        if self.data.meta is None and self.data.shards is None:
             faults.append("give data.meta or data.shards")
         if self.model.from_scratch:
             vision = self.model.vision
