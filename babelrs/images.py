@@ -100,7 +100,22 @@ def read_frame(path: str | Path) -> Frame:
             type that cannot be used; the message names it and says what to do.
     """
     path = Path(path)
-    data = _read_bytes(path)
+    return decode_frame(_read_bytes(path), path)
+
+
+def decode_frame(data: bytes, source: str | Path) -> Frame:
+    """The image that the bytes of one PNG, JPEG or TIFF file hold, as :func:`read_frame` reads it.
+
+    Args:
+        data: The whole file.
+        source: What messages call it.
+
+    Raises:
+        ImageError: As for :func:`read_frame`.
+    """
+    path = Path(source)
+    if not data:
+        raise ImageError("empty", path, "an empty file (0 bytes).", _FETCH_AGAIN)
     if data.startswith(_PNG_MAGIC):
         _check_png(path, data)
     elif data.startswith(b"\xff\xd8"):
@@ -124,8 +139,6 @@ def _read_bytes(path: Path) -> bytes:
     except OSError as error:
         what = f"cannot be read ({error.strerror})."
         raise ImageError("unreadable", path, what, "Check its permissions and the disk.") from None
-    if not data:
-        raise ImageError("empty", path, "an empty file (0 bytes).", _FETCH_AGAIN)
     return data
 
 

@@ -21,18 +21,20 @@ def environment(threads: int = 1) -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": str(threads), "CUDA_VISIBLE_DEVICES": ""}
 
 
-def command(arguments: Sequence[str], processes: int = 1) -> list[str]:
-    """``train.finetune`` in so many processes on this machine's CPU."""
+def command(arguments: Sequence[str], processes: int = 1, module: str = "train.finetune") -> list[str]:
+    """A training command in so many processes on this machine's CPU."""
     if processes == 1:
-        return [sys.executable, "-m", "train.finetune", *arguments]
+        return [sys.executable, "-m", module, *arguments]
     rendezvous = ["--nproc-per-node", str(processes), "--master-port", str(_free_port())]
-    return [sys.executable, "-m", "torch.distributed.run", *rendezvous, "-m", "train.finetune", *arguments]
+    return [sys.executable, "-m", "torch.distributed.run", *rendezvous, "-m", module, *arguments]
 
 
-def train(arguments: Sequence[str], processes: int = 1, threads: int = 1) -> subprocess.CompletedProcess[str]:
+def train(
+    arguments: Sequence[str], processes: int = 1, threads: int = 1, module: str = "train.finetune"
+) -> subprocess.CompletedProcess[str]:
     """Run to the end."""
     return subprocess.run(
-        command(arguments, processes),
+        command(arguments, processes, module),
         cwd=REPOSITORY,
         env=environment(threads),
         capture_output=True,
@@ -41,10 +43,15 @@ def train(arguments: Sequence[str], processes: int = 1, threads: int = 1) -> sub
     )
 
 
-def start(arguments: Sequence[str]) -> subprocess.Popen[str]:
+def start(arguments: Sequence[str], module: str = "train.finetune") -> subprocess.Popen[str]:
     """Begin a run and go on."""
     return subprocess.Popen(
-        command(arguments), cwd=REPOSITORY, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command(arguments, module=module),
+        cwd=REPOSITORY,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
 
 

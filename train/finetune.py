@@ -6,9 +6,7 @@ Several processes or machines: ``accelerate launch -m train.finetune ...``; the 
 from __future__ import annotations
 
 import logging
-import os
 import sys
-from collections.abc import Mapping
 
 import torch
 from accelerate import Accelerator
@@ -20,7 +18,9 @@ from train.config import FinetuneConfig
 from train.data.samples import Sample, check_classes, class_list, limited
 from train.data.soi_det import read_split
 from train.footprint import predict, table
+from train.interruption import EXIT_INTERRUPTED
 from train.models.detector import check_model
+from train.parallel import make_accelerator, start_trackers
 from train.processes import rank, wait_for_all
 from train.run_folder import FINAL, RunFolder
 from train.run_plots import plot_run, read_metrics
@@ -28,7 +28,6 @@ from train.trainer import Trainer
 from train.training_state import check_unchanged
 
 log = logging.getLogger("train.finetune")
-EXIT_INTERRUPTED = 130
 
 
 def read_training(config: FinetuneConfig) -> tuple[dict[Sensor, list[Sample]], dict[Sensor, list[Sample]]]:
@@ -58,20 +57,7 @@ def begin(config: FinetuneConfig, accelerator: Accelerator) -> None:
     elif rank() == 0:
         folder.create(settings, accelerator.device)
     wait_for_all()
-    for tracker in config.watch.trackers:
-        log.debug("scalars go to %s", tracker)
-    accelerator.init_trackers("", init_kwargs=_tracker_settings(config))
-
-
-def make_accelerator(config: FinetuneConfig) -> Accelerator:
-    """Device and processes; precision and loss scale are the trainer's."""
-    if config.deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(True)
-        torch.backends.cudnn.benchmark = False
-    return Accelerator(
-        cpu=not torch.cuda.is_available(), log_with=list(config.watch.trackers) or None, project_dir=str(config.out)
-    )
+    start_trackers(accelerator, config.watch.trackers, config.out)
 
 
 def warn_of_slow_precision(config: FinetuneConfig, device: torch.device) -> None:
@@ -85,10 +71,6 @@ def warn_of_slow_precision(config: FinetuneConfig, device: torch.device) -> None
         log.warning("this CPU has no %s instructions: --precision no will be several times faster", config.precision)
 
 
-def _tracker_settings(config: FinetuneConfig) -> Mapping[str, dict[str, str]]:
-    return {"wandb": {"dir": str(config.out)}} if "wandb" in config.watch.trackers else {}
-
-
 def main(arguments: list[str]) -> int:
     """Entry point; see ``--help``."""
     config = load_config(FinetuneConfig, arguments)
@@ -97,7 +79,7 @@ def main(arguments: list[str]) -> int:
         sys.stdout.write(table(predict(config)))
         return 0
     samples, evaluation = read_training(config)
-    accelerator = make_accelerator(config)
+    accelerator = make_accelerator(config.deterministic, config.watch.trackers, config.out)
     start_logging(logging.INFO if rank() == 0 else logging.WARNING)
     if not config.resume and rank() == 0:
         RunFolder(config.out).check_free()

@@ -7,6 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+EXIT_INTERRUPTED = 130
+"""Exit code of a run that was asked to stop, as shells give it for Ctrl-C."""
+
 
 class Interruption:
     """Whether the run was asked to stop."""

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import combinations
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -54,7 +54,10 @@ def gradient_agreement(
     return found
 
 
-class LossGuard:
+Name = TypeVar("Name", bound=str)
+
+
+class LossGuard(Generic[Name]):
     """Notices a loss that explodes: above ``factor`` times its recent mean.
 
     Args:
@@ -64,20 +67,28 @@ class LossGuard:
 
     def __init__(self, factor: float, memory_steps: int = 50) -> None:
         self.factor, self.memory_steps = factor, memory_steps
-        self.mean: dict[Sensor, float] = {}
+        self.mean: dict[str, float] = {}
         self.steps = 0
 
-    def exploded(self, losses: Mapping[Sensor, float]) -> list[Sensor]:
-        """Sensors whose loss is not finite or too large; the others enter the mean."""
+    def state(self) -> dict[str, Any]:
+        """All that it remembers, as plain values for JSON."""
+        return {"mean": {str(name): mean for name, mean in self.mean.items()}, "steps": self.steps}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from what :meth:`state` gave."""
+        self.mean, self.steps = dict(state["mean"]), int(state["steps"])
+
+    def exploded(self, losses: Mapping[Name, float]) -> list[Name]:
+        """Names whose loss is not finite or too large; the others enter the mean."""
         judged = self.steps >= self.memory_steps
         self.steps += 1
         wrong = []
-        for sensor, loss in losses.items():
-            mean = self.mean.get(sensor, loss)
+        for name, loss in losses.items():
+            mean = self.mean.get(str(name), loss)
             if not math.isfinite(loss) or (judged and loss > self.factor * mean):
-                wrong.append(sensor)
+                wrong.append(name)
             else:
-                self.mean[sensor] = mean + (loss - mean) / min(self.steps, self.memory_steps)
+                self.mean[str(name)] = mean + (loss - mean) / min(self.steps, self.memory_steps)
         return wrong
 
 

@@ -98,13 +98,13 @@ class Trainer:
         if config.init is not None:
             start_from(self.detector, config.init)
         self.detector.to(self.device)
-        self.model = distribute(self.detector, config.parallel, accelerator)
+        self.model = distribute(self.detector, self.detector.backbone.transformer_blocks, config.parallel, accelerator)
         torch.manual_seed(config.seed + rank())  # stochastic depth differs between processes
         self.optimizer = make_optimizer(self.detector, len(self.detector.backbone.transformer_blocks), config.optimizer)
         self.average = AveragedWeights(self.detector, config.optimizer.ema_decay)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "fp16")
         self.state = TrainingState(self.model, self.optimizer, self.average, self.scaler, data_fingerprint(samples))
-        self.guard = LossGuard(config.watch.explode_factor)
+        self.guard: LossGuard[Sensor] = LossGuard(config.watch.explode_factor)
         self.best_h_map = -1.0
         if config.compile:
             self.detector.compile()
@@ -208,7 +208,9 @@ class Trainer:
     ) -> None:
         """Write the averaged weights as a checkpoint, with the training state unless ``state`` is off."""
         weights = whole(self.average.weights)
-        collected = self.state.collect(step, {"best_h_map": self.best_h_map, "guard": self._guard()}) if state else None
+        collected = (
+            self.state.collect(step, {"best_h_map": self.best_h_map, "guard": self.guard.state()}) if state else None
+        )
         if rank() == 0:
             record = self._record(step, metrics or {})
             self.folder.add_checkpoint(step, lambda folder: _write(folder, record, weights, collected), links)
@@ -258,16 +260,12 @@ class Trainer:
         record = self.state.restore(folder)
         step = int(record["step"])
         self.best_h_map = record["best_h_map"]
-        self.guard.mean = {Sensor.parse(name): value for name, value in record["guard"]["mean"].items()}
-        self.guard.steps = record["guard"]["steps"]
+        self.guard.restore(record["guard"])
         if rank() == 0:
             self.folder.forget_metrics_after(step)
             log.info("going on from step %d of %d", step, self.steps)
         wait_for_all()
         return step
-
-    def _guard(self) -> dict[str, Any]:
-        return {"mean": {s.value: mean for s, mean in self.guard.mean.items()}, "steps": self.guard.steps}
 
     def _log(self, step: int, report: StepReport, progress: RunProgress) -> None:
         due = step % self.config.log_every == 0 or step in (1, self.steps)

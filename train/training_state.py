@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +29,11 @@ from train.optimizer import AveragedWeights
 from train.processes import gathered, rank
 
 TENSORS_FILE, RECORD_FILE = "training.safetensors", "training.json"
-_FREE = {"out", "resume", "init", "log_every", "save_every", "parallel", "compile"}
-_FREE_SECTIONS = ("watch.", "data.root", "data.workers", "data.cache")
+FREE = frozenset(
+    ("out", "resume", "init", "log_every", "save_every", "parallel", "compile", "watch.", "data.root", "data.workers",
+     "data.cache")
+)  # fmt: skip
+"""Settings of fine-tuning that a run may change while it goes on."""
 
 
 class TrainingState:
@@ -74,7 +77,8 @@ class TrainingState:
             "data": self.fingerprint,
             **extra,
         }
-        return {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, record
+        record["tied"] = tied = _tied(tensors)
+        return {name: tensor.cpu().contiguous() for name, tensor in tensors.items() if name not in tied}, record
 
     def restore(self, folder: Path) -> dict[str, Any]:
         """Put the run into the state that ``folder`` holds.
@@ -86,6 +90,7 @@ class TrainingState:
             BabelRSError: The files are missing or damaged, or the training data are others.
         """
         tensors, record = _read(folder)
+        tensors |= {name: tensors[first] for name, first in record.get("tied", {}).items()}
         if record["data"] != self.fingerprint:
             raise BabelRSError(
                 f"The training data are not those that {folder} was trained on (names or objects differ).",
@@ -116,6 +121,18 @@ class TrainingState:
         return {"state": state, "param_groups": groups}
 
 
+def _tied(tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """Names of weights that are another's memory, such as an output head that shares the embedding's, and of whose."""
+    seen: dict[int, str] = {}
+    found: dict[str, str] = {}
+    for name, tensor in tensors.items():
+        if name.startswith("model/") and tensor.numel():
+            first = seen.setdefault(tensor.data_ptr(), name)
+            if first != name:
+                found[name] = first
+    return found
+
+
 def write_state(folder: Path, tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> None:
     """Write a collected state into ``folder``."""
     save_file(dict(tensors), folder / TENSORS_FILE)
@@ -137,17 +154,23 @@ def data_fingerprint(samples: Mapping[Sensor, Sequence[Sample]]) -> str:
     return digest.hexdigest()
 
 
-def check_unchanged(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+def check_unchanged(before: Mapping[str, Any], now: Mapping[str, Any], free: Collection[str] = FREE) -> None:
     """Refuse settings that a run cannot change while it goes on.
+
+    Args:
+        before: Settings the run began with.
+        now: Settings given.
+        free: Settings that change no result; a name that ends in a dot stands for its whole section.
 
     Raises:
         BabelRSError: Listing each changed setting, before and now.
     """
     old, new = _flat(before), _flat(now)
+    sections = tuple(name for name in free if name.endswith("."))
     changed = [
         f"{name}: {old.get(name)!r} before, {new.get(name)!r} now"
         for name in sorted(old.keys() | new.keys())
-        if old.get(name) != new.get(name) and name not in _FREE and not name.startswith(_FREE_SECTIONS)
+        if old.get(name) != new.get(name) and name not in free and not name.startswith(sections)
     ]
     if changed:
         raise collected(

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pytest
 
 from babelrs.errors import BabelRSError
-from babelrs.images import ImageError, read_frame
+from babelrs.images import ImageError, decode_frame, read_frame
 
 rasterio = pytest.importorskip("rasterio", reason="the oracle for TIFF layouts is the geo extra")
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
@@ -247,3 +247,13 @@ def test_reading_is_silent_on_standard_error(tmp_path: Path) -> None:
 def test_importing_the_reader_does_not_load_opencv() -> None:
     code = "import sys, babelrs.images; raise SystemExit('cv2' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_bytes_in_memory_are_read_as_the_file_is(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    cv2.imwrite(str(path), np.random.default_rng(0).integers(0, 60_000, (7, 9), dtype=np.uint16))
+    frame = decode_frame(path.read_bytes(), "shard.tar:a")
+    assert (frame.pixels == read_frame(path).pixels).all() and frame.source == "shard.tar:a"
+    for data in (b"", b"GIF89a", path.read_bytes()[:60]):
+        with pytest.raises(ImageError, match=r"shard\.tar:a"):
+            decode_frame(data, "shard.tar:a")

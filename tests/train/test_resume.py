@@ -14,7 +14,8 @@ from benchmarks.launching import losses, metrics, start, stop_after, train
 from tests.train.builders import write_all_sensors
 from tests.train.test_processes import arguments
 from train.checkpoint import load_checkpoint
-from train.finetune import EXIT_INTERRUPTED, main
+from train.finetune import main
+from train.interruption import EXIT_INTERRUPTED
 from train.training_state import check_unchanged
 
 STEPS = 60

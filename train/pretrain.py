@@ -1,0 +1,127 @@
+"""``python -m train.pretrain``: align RGB, SAR and infrared through language (CSIA + LVSA).
+
+Several processes or machines: ``accelerate launch -m train.pretrain ...``; ``sequences`` counts all of them together.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import logging
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+import transformers
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from babelrs.errors import BabelRSError, run_command
+from train.cli import load_config, start_logging
+from train.instruct.corpus import InstructSet, read_meta
+from train.instruct.examples import ExampleMaker
+from train.instruct.faults import RowFault
+from train.instruct.rows import TURN_END, JsonLines, parse_row
+from train.instruct.shards import read_index
+from train.instruct.sources import MetaSource, ShardSource, Source
+from train.instruct.tokenizer import template_tokens, train_tokenizer
+from train.interruption import EXIT_INTERRUPTED
+from train.models.vlm_build import build_vlm, read_vocabulary
+from train.parallel import make_accelerator, start_trackers
+from train.pretrain_config import FREE, PretrainConfig
+from train.pretrainer import Pretrainer
+from train.processes import rank, wait_for_all
+from train.run_folder import FINAL, RunFolder
+from train.training_state import check_unchanged
+
+log = logging.getLogger("train.pretrain")
+TOKENIZER = "tokenizer"
+
+
+def corpus_texts(sets: list[InstructSet], rows: int) -> Iterator[str]:
+    """All texts of the first rows of every set, as many of each."""
+    for item in sets:
+        file = JsonLines(item.annotation)
+        for number in range(min(len(file), -(-rows // len(sets)))):
+            try:
+                yield from itertools.chain.from_iterable(parse_row(file[number]).turns)
+            except RowFault:
+                continue  # counted when training comes to it
+
+
+def get_tokenizer(config: PretrainConfig, sets: list[InstructSet]) -> PreTrainedTokenizerBase:
+    """The tokenizer of the settings; one trained on the corpus is kept in the run's folder.
+
+    Raises:
+        BabelRSError: It cannot be read, lacks tokens, or there is no corpus to train one on.
+    """
+    kept = config.out / TOKENIZER
+    folder = config.tokenizer.folder or (kept if config.model.from_scratch else Path(config.model.name))
+    if folder == kept and not kept.exists():
+        if not sets:
+            raise BabelRSError("There is no corpus to train a tokenizer on.", "Give tokenizer.folder with shards.")
+        if rank() == 0:
+            train_tokenizer(corpus_texts(sets, config.tokenizer.corpus_rows), config.tokenizer.vocabulary, kept)
+        wait_for_all()
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError) as error:
+        raise BabelRSError(f"The tokenizer {folder} cannot be read: {error}", "Give tokenizer.folder.") from None
+    template_tokens(tokenizer)
+    return tokenizer
+
+
+def fingerprint(config: PretrainConfig, sets: list[InstructSet]) -> str:
+    """SHA-256 of the sets' names, rates and files' sizes, or of the shards' index."""
+    digest = hashlib.sha256()
+    for item in sets:
+        digest.update(f"{item.name}|{item.repeat_time}|{item.annotation.stat().st_size}|{item.max_tiles}\n".encode())
+    if config.data.shards is not None:
+        digest.update("\n".join(read_index(config.data.shards).urls).encode())
+    return digest.hexdigest()
+
+
+def open_source(config: PretrainConfig, sets: list[InstructSet], tokenizer: PreTrainedTokenizerBase) -> Source:
+    """Where examples come from."""
+    make = ExampleMaker(config.data, tokenizer)
+    if config.data.shards is not None:
+        return ShardSource(read_index(config.data.shards), make, config.seed)
+    return MetaSource(sets, make, config.seed)
+
+
+def begin(config: PretrainConfig, device: torch.device) -> None:
+    """Make the run's folder, or check that the run in it can go on with these settings."""
+    folder, settings = RunFolder(config.out), config.model_dump(mode="json")
+    if config.resume:
+        check_unchanged(folder.settings(), settings, FREE)
+        folder.last()
+    elif rank() == 0:
+        folder.create(settings, device)
+    wait_for_all()
+
+
+def main(arguments: list[str]) -> int:
+    """Entry point; see ``--help``."""
+    config = load_config(PretrainConfig, arguments)
+    transformers.utils.logging.disable_progress_bar()
+    sets = read_meta(config.data.meta, config.data.base) if config.data.meta is not None else []
+    accelerator = make_accelerator(config.deterministic, config.watch.trackers, config.out)
+    start_logging(logging.INFO if rank() == 0 else logging.WARNING)
+    begin(config, accelerator.device)
+    start_trackers(accelerator, config.watch.trackers, config.out)
+    tokenizer = get_tokenizer(config, sets)
+    torch.manual_seed(config.seed)
+    vlm = build_vlm(config.model, read_vocabulary(tokenizer.get_vocab(), TURN_END, str(tokenizer.pad_token)))
+    source = open_source(config, sets, tokenizer)
+    trainer = Pretrainer(config, vlm, tokenizer, source, fingerprint(config, sets), accelerator)
+    finished = trainer.run()
+    accelerator.end_training()
+    if not finished:
+        log.info("stopped and saved; add --resume to go on")
+        return EXIT_INTERRUPTED
+    log.info("done: %s", config.out / FINAL)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))
