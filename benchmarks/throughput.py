@@ -117,6 +117,7 @@ def main(arguments: list[str]) -> int:
         "device": device,
         "threads": torch.get_num_threads(),
         "loader_processes": config.data.workers,
+        "images_per_step": dict(zip(("rgb", "sar", "ir"), config.batch, strict=True)),
         "torch": version("torch"),
         "runs": rows,
     }
