@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import socket
@@ -12,6 +11,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from train.run_plots import read_metrics
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -69,13 +70,7 @@ def stop_after(process: subprocess.Popen[str], run: Path, step: int, how: signal
 def metrics(run: Path) -> list[dict[str, Any]]:
     """The whole lines of ``metrics.jsonl``."""
     file = run / "metrics.jsonl"
-    lines = []
-    for line in file.read_text().splitlines() if file.exists() else []:
-        try:
-            lines.append(json.loads(line))
-        except ValueError:
-            break  # being written
-    return lines
+    return read_metrics(file) if file.exists() else []
 
 
 def losses(run: Path) -> dict[int, list[float]]:

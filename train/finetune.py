@@ -9,7 +9,6 @@ import logging
 import sys
 
 import torch
-from accelerate import Accelerator
 
 from babelrs.errors import BabelRSError, run_command
 from babelrs.sensors import Sensor
@@ -21,11 +20,11 @@ from train.footprint import predict, table
 from train.interruption import EXIT_INTERRUPTED
 from train.models.detector import check_model
 from train.parallel import make_accelerator, start_trackers
-from train.processes import rank, wait_for_all
+from train.processes import rank
 from train.run_folder import FINAL, RunFolder
 from train.run_plots import plot_run, read_metrics
 from train.trainer import Trainer
-from train.training_state import check_unchanged
+from train.training_state import FREE
 
 log = logging.getLogger("train.finetune")
 
@@ -46,18 +45,6 @@ def read_training(config: FinetuneConfig) -> tuple[dict[Sensor, list[Sample]], d
     for sensor, group in evaluation.items():
         check_classes(group, class_list(samples[sensor]), sensor)
     return samples, evaluation
-
-
-def begin(config: FinetuneConfig, accelerator: Accelerator) -> None:
-    """Make the run's folder, or check that the run in it can go on with these settings."""
-    folder, settings = RunFolder(config.out), config.model_dump(mode="json")
-    if config.resume:
-        check_unchanged(folder.settings(), settings)
-        folder.last()
-    elif rank() == 0:
-        folder.create(settings, accelerator.device)
-    wait_for_all()
-    start_trackers(accelerator, config.watch.trackers, config.out)
 
 
 def warn_of_slow_precision(config: FinetuneConfig, device: torch.device) -> None:
@@ -84,7 +71,8 @@ def main(arguments: list[str]) -> int:
     if not config.resume and rank() == 0:
         RunFolder(config.out).check_free()
     trainer = Trainer(config, samples, accelerator, evaluation)
-    begin(config, accelerator)
+    RunFolder(config.out).begin(config.model_dump(mode="json"), config.resume, FREE, accelerator.device)
+    start_trackers(accelerator, config.watch.trackers, config.out)
     warn_of_slow_precision(config, accelerator.device)
     finished = trainer.run()
     accelerator.end_training()

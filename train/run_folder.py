@@ -11,7 +11,7 @@ import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ import torch
 
 import train
 from babelrs.errors import BabelRSError
+from train.processes import rank, wait_for_all
+from train.training_state import check_unchanged
 
 LAST, BEST, FINAL, STOPPED = "last", "best", "final", "stopped"
 _PACKAGES = ("babelrs", "torch", "torchvision", "timm", "accelerate", "transformers", "numpy", "opencv-python-headless")
@@ -57,6 +59,25 @@ class RunFolder:
         self.checkpoints.mkdir(parents=True)
         _write_json(self.path / "config.json", settings)
         _write_json(self.path / "environment.json", environment(device))
+
+    def begin(self, settings: dict[str, Any], resume: bool, free: Collection[str], device: torch.device) -> None:
+        """Make the folder, or check that the run in it can go on; every process must call this.
+
+        Args:
+            settings: Of this command.
+            resume: Whether the run goes on.
+            free: Settings that it may change (see :func:`train.training_state.check_unchanged`).
+            device: Where it runs.
+
+        Raises:
+            BabelRSError: The folder exists already, or the run cannot go on.
+        """
+        if resume:
+            check_unchanged(self.settings(), settings, free)
+            self.last()
+        elif rank() == 0:
+            self.create(settings, device)
+        wait_for_all()
 
     def settings(self) -> dict[str, Any]:
         """The settings that the run began with.

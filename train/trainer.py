@@ -149,9 +149,9 @@ class Trainer:
         totals = dict(zip(losses, values, strict=True))
         if wrong := self.guard.exploded(totals):
             self._stop(step, batch, wrong, totals, self._where(batch))
-        parameters = [p for p in self.detector.backbone.parameters() if p.requires_grad]
         agreement: dict[str, float] = {}
         if config.watch.cosine_every and step % config.watch.cosine_every == 0:
+            parameters = [p for p in self.detector.backbone.parameters() if p.requires_grad]
             agreement = gradient_agreement(
                 {s: loss.total for s, loss in losses.items()}, parameters, min(_LOOKING_SCALE, self.scaler.get_scale())
             )

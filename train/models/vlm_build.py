@@ -11,6 +11,7 @@ from typing import Any
 from transformers import InternVLConfig, InternVLVisionConfig, Qwen2Config
 
 from babelrs.errors import BabelRSError, collected
+from train.instruct.rows import IMAGE_CONTEXT, IMAGE_END, IMAGE_START
 from train.models.vlm import SHUFFLE, LayerwiseInternVL, Tapping, tapped_config
 from train.vlm_config import VisionSizes, VLMConfig
 
@@ -20,8 +21,6 @@ _PUBLISHED_NAMES = {
     r"^(vision_tower|multi_modal_projector)\.": r"model.\1.",
 }
 """Names in published files; transformers renames them for its own classes only."""
-
-IMAGE_START, IMAGE_CONTEXT, IMAGE_END = "<img>", "<IMG_CONTEXT>", "</img>"
 
 
 @dataclass(frozen=True)
