@@ -24,15 +24,14 @@ from train.instruct.faults import RowFault
 from train.instruct.rows import TURN_END, JsonLines, parse_row
 from train.instruct.shards import read_index
 from train.instruct.sources import MetaSource, ShardSource, Source
-from train.instruct.tokenizer import template_tokens, train_tokenizer
+from train.instruct.tokenizer import train_tokenizer
 from train.interruption import EXIT_INTERRUPTED
 from train.models.vlm_build import build_vlm, read_vocabulary
 from train.parallel import make_accelerator, start_trackers
 from train.pretrain_config import FREE, PretrainConfig
-from train.pretrainer import Pretrainer
+from train.pretrainer import Pretrainer, sequences_of_a_part
 from train.processes import rank, wait_for_all
 from train.run_folder import FINAL, RunFolder
-from train.training_state import check_unchanged
 
 log = logging.getLogger("train.pretrain")
 TOKENIZER = "tokenizer"
@@ -67,7 +66,6 @@ def get_tokenizer(config: PretrainConfig, sets: list[InstructSet]) -> PreTrained
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError) as error:
         raise BabelRSError(f"The tokenizer {folder} cannot be read: {error}", "Give tokenizer.folder.") from None
-    template_tokens(tokenizer)
     return tokenizer
 
 
@@ -89,17 +87,6 @@ def open_source(config: PretrainConfig, sets: list[InstructSet], tokenizer: PreT
     return MetaSource(sets, make, config.seed)
 
 
-def begin(config: PretrainConfig, device: torch.device) -> None:
-    """Make the run's folder, or check that the run in it can go on with these settings."""
-    folder, settings = RunFolder(config.out), config.model_dump(mode="json")
-    if config.resume:
-        check_unchanged(folder.settings(), settings, FREE)
-        folder.last()
-    elif rank() == 0:
-        folder.create(settings, device)
-    wait_for_all()
-
-
 def main(arguments: list[str]) -> int:
     """Entry point; see ``--help``."""
     config = load_config(PretrainConfig, arguments)
@@ -107,7 +94,8 @@ def main(arguments: list[str]) -> int:
     sets = read_meta(config.data.meta, config.data.base) if config.data.meta is not None else []
     accelerator = make_accelerator(config.deterministic, config.watch.trackers, config.out)
     start_logging(logging.INFO if rank() == 0 else logging.WARNING)
-    begin(config, accelerator.device)
+    sequences_of_a_part(config)
+    RunFolder(config.out).begin(config.model_dump(mode="json"), config.resume, FREE, accelerator.device)
     start_trackers(accelerator, config.watch.trackers, config.out)
     tokenizer = get_tokenizer(config, sets)
     torch.manual_seed(config.seed)

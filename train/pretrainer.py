@@ -97,16 +97,8 @@ class Pretrainer:
         self.state = TrainingState(self.model, self.optimizer, None, scaler, fingerprint)
         self.guard: LossGuard[str] = LossGuard(config.watch.explode_factor)
         self.loader_state = LoaderState()
-        self.faults = FaultFile(config.out / "broken" / f"rows.{rank()}.jsonl")
         self._tokens, self._seconds, self._flops = 0, 0.0, 0.0
-        share = num_processes() * config.accumulation
-        if config.sequences % share:
-            raise BabelRSError(
-                f"{config.sequences} sequences are no multiple of {num_processes()} processes times "
-                f"{config.accumulation} parts.",
-                "Change sequences or accumulation.",
-            )
-        self.part = config.sequences // share
+        self.part = sequences_of_a_part(config)
 
     def run(self) -> bool:
         """Train to the end, from the run folder's last checkpoint where ``resume`` is set.
@@ -117,7 +109,9 @@ class Pretrainer:
         Raises:
             BabelRSError: Too many rows are broken, or the loss is not finite or explodes.
         """
-        config, done = self.config, self._resume() if self.config.resume else 0
+        config = self.config
+        done, listed_bytes = self._resume() if config.resume else (0, 0)
+        self.faults = FaultFile(config.out / "broken" / f"rows.{rank()}.jsonl", listed_bytes)
         pad, share = int(self.tokenizer.pad_token_id), (rank(), num_processes())
         packs = iter(PackLoader(self.source, config.data, pad, self.loader_state, share, self.faults.add))
         with interruptible() as interruption, RunProgress(log, config.steps, done, rank() == 0) as progress:
@@ -222,8 +216,8 @@ class Pretrainer:
         write_model(folder, self.vlm, self.tokenizer, weights, training)
         write_state(folder, tensors, record)
 
-    def _resume(self) -> int:
-        """Steps that are done."""
+    def _resume(self) -> tuple[int, int]:
+        """Steps that are done, and how much of this process' list of broken rows belongs to them, bytes."""
         record = self.state.restore(self.folder.last())
         step = int(record["step"])
         own = record["loaders"]
@@ -233,13 +227,12 @@ class Pretrainer:
                 f"Start {len(own)} processes.",
             )
         self.loader_state = LoaderState.from_dict(own[rank()]["loader"])
-        self.faults = FaultFile(self.faults.path, int(own[rank()]["broken_bytes"]))
         self.guard.restore(record["guard"])
         if rank() == 0:
             self.folder.forget_metrics_after(step)
             log.info("going on from step %d of %d", step, self.config.steps)
         wait_for_all()
-        return step
+        return step, int(own[rank()]["broken_bytes"])
 
     def _log(self, step: int, report: PretrainStep, seconds: float, progress: RunProgress) -> None:
         self._tokens, self._seconds, self._flops = (
@@ -264,6 +257,22 @@ class Pretrainer:
         layers = {f"layer_weights/{index}": weight for index, weight in enumerate(line["layer_weights"])}
         self.accelerator.log({**scalars, **layers}, step=step)
         progress.report(step, {"loss": report.loss})
+
+
+def sequences_of_a_part(config: PretrainConfig) -> int:
+    """Sequences that a process computes at a time.
+
+    Raises:
+        BabelRSError: A step's sequences cannot be shared out evenly.
+    """
+    share = num_processes() * config.accumulation
+    if config.sequences % share:
+        raise BabelRSError(
+            f"{config.sequences} sequences are no multiple of {num_processes()} processes times "
+            f"{config.accumulation} parts.",
+            "Change sequences or accumulation.",
+        )
+    return config.sequences // share
 
 
 def blocks_of(vlm: LayerwiseInternVL) -> list[torch.nn.Module]:

@@ -144,4 +144,20 @@ def test_wrong_settings_are_listed_and_nothing_is_started(folder: Path, capsys: 
     assert run_command(main, arguments(folder, "wrong", model=wrong)) == 2
     assert "tau 99 is beyond the run's 8 steps" in capsys.readouterr().err and not (folder / "wrong").exists()
     assert run_command(main, arguments(folder, "uneven", sequences=3, accumulation=2)) == 2
-    assert "3 sequences are no multiple" in capsys.readouterr().err
+    assert "3 sequences are no multiple" in capsys.readouterr().err and not (folder / "uneven").exists()
+
+
+def test_the_list_of_broken_rows_outlives_a_resume(folder: Path) -> None:
+    meta = json.loads((folder / "instructions/meta.json").read_text())
+    broken = folder / "instructions/broken.jsonl"
+    broken.write_text('{"id": "no conversation"}\n')
+    first = next(iter(meta.values()))
+    content = {**meta, "broken": {**first, "annotation": "broken.jsonl", "length": 1}}
+    (folder / "instructions/with-broken.json").write_text(json.dumps(content))
+    given = [*arguments(folder, "listed"), "--data.meta", str(folder / "instructions/with-broken.json")]
+    assert run_command(main, given) == 0
+    file = folder / "listed/broken/rows.0.jsonl"
+    before = file.read_bytes()
+    assert b"no conversation" in before
+    assert run_command(main, [*given, "--resume"]) == 0
+    assert file.read_bytes() == before
