@@ -92,7 +92,7 @@ def counting(facts: Facts, rng: np.random.Generator) -> Turn | None:
     return _pick(phrases.COUNTING, rng).format(plural=plural(concept)), str(facts.sure[concept])
 
 
-def classes(facts: Facts, rng: np.random.Generator) -> Turn | None:
+def classification(facts: Facts, rng: np.random.Generator) -> Turn | None:
     """The concepts that are there."""
     if facts.blurred - set(facts.sure) or not facts.known:
         return None
@@ -104,11 +104,6 @@ def sensor(facts: Facts, rng: np.random.Generator) -> Turn:
     """The sensor in words."""
     options = phrases.listed([SENSOR_WORDS[each] for each in Sensor], "or")
     return _pick(phrases.SENSOR, rng).format(sensors=options), SENSOR_WORDS[facts.sensor]
-
-
-def classification(facts: Facts, rng: np.random.Generator) -> Turn | None:
-    """Which concepts, or which sensor."""
-    return (classes(facts, rng) if rng.random() < 0.5 else None) or sensor(facts, rng)
 
 
 def referring(facts: Facts, rng: np.random.Generator) -> Turn | None:
@@ -150,6 +145,7 @@ TASKS: Mapping[str, Callable[[Facts, np.random.Generator], Turn | None]] = {
     "caption": caption,
     "counting": counting,
     "classification": classification,
+    "sensor": sensor,
     "referring": referring,
     "grounding": grounding,
 }

@@ -38,6 +38,7 @@ class Row:
         turns: Questions and answers in turn.
         system: System message, if the row has one.
         sensor: Sensor of all its images, if named.
+        tasks: What each turn asks for, where the row says so (``python -m train.instruct`` does).
     """
 
     id: str
@@ -45,13 +46,14 @@ class Row:
     turns: tuple[tuple[str, str], ...]
     system: str | None = None
     sensor: Sensor | None = None
+    tasks: tuple[str, ...] = ()
 
 
 def parse_row(line: bytes | str) -> Row:
     """Read one row ``{id, image, conversations: [{from, value}]}``.
 
     ``image`` is a path, a list of paths, null or missing; ``from`` is ``human``, ``gpt`` or, first, ``system``; a
-    ``sensor`` may be named. Other fields are not looked at.
+    ``sensor`` and the ``tasks`` of the turns may be named. Other fields are not looked at.
 
     Raises:
         RowFault: The row cannot be used; with cause, detail and the row's id.
@@ -68,7 +70,7 @@ def parse_row(line: bytes | str) -> Row:
         images = _images(values.get("image"))
         _check_markers(turns, len(images))
         _check_reserved([system or "", *(text for turn in turns for text in turn)])
-        return Row(identity, images, turns, system, _sensor(values.get("sensor")))
+        return Row(identity, images, turns, system, _sensor(values.get("sensor")), _tasks(values.get("tasks"), turns))
     except RowFault as fault:
         raise RowFault(fault.cause, _cut(fault.detail), identity) from None
 
@@ -83,6 +85,8 @@ def row_json(row: Row, **more: Any) -> dict[str, Any]:
         values["image"] = row.images[0] if len(row.images) == 1 else list(row.images)
     if row.sensor is not None:
         values["sensor"] = row.sensor.value
+    if row.tasks:
+        values["tasks"] = list(row.tasks)
     return {**values, **more, "conversations": talk}
 
 
@@ -136,6 +140,12 @@ def _sensor(value: Any) -> Sensor | None:
         return None if value is None else Sensor.parse(value)
     except BabelRSError:
         raise RowFault("unknown sensor", f"sensor {value!r}") from None
+
+
+def _tasks(value: Any, turns: Sequence[tuple[str, str]]) -> tuple[str, ...]:
+    """One for each turn; no row is broken for naming them otherwise, as they teach nothing."""
+    named = isinstance(value, list) and len(value) == len(turns) and all(isinstance(task, str) for task in value)
+    return tuple(value) if named else ()
 
 
 def _cut(text: str) -> str:

@@ -161,10 +161,12 @@ def _rows(
         facts = make_facts(sample, size, known, plan, descriptions.get(relative))
         _count(sample, facts, plan, summary)
         for number, turns in enumerate(conversations(facts, sample.name, plan)):
-            row = Row(f"{sample.name}#{number}", (relative,), _marked([turn for _, turn in turns]), None, sample.sensor)
+            tasks = tuple(task for task, _ in turns)
+            marked = _marked([turn for _, turn in turns])
+            row = Row(f"{sample.name}#{number}", (relative,), marked, None, sample.sensor, tasks)
             summary.rows[sample.sensor.value] += 1
-            summary.tasks.setdefault(sample.sensor.value, Counter()).update(task for task, _ in turns)
-            yield row_json(row, width=size[0], height=size[1], tasks=[task for task, _ in turns])
+            summary.tasks.setdefault(sample.sensor.value, Counter()).update(tasks)
+            yield row_json(row, width=size[0], height=size[1])
 
 
 def make_facts(

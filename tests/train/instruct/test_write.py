@@ -130,7 +130,7 @@ def wrong_answer(task: str, question: str, answer: str, row: dict[str, Any], obj
     if task == "counting":
         concept = next(single for many, single in PLURALS.items() if re.search(rf"\b(?<!large ){many}\b", question))
         return "" if answer == str(sure[concept]) and concept not in blurred else f"{concept}: {sure} {blurred}"
-    if task == "classification" and answer in SENSOR_WORDS.values():
+    if task == "sensor":
         return "" if answer == SENSOR_WORDS[Sensor(row["sensor"])] else row["sensor"]
     if task == "classification":
         return "" if answer == (", ".join(sorted(sure)) or "none") and blurred <= set(sure) else f"{sure} {blurred}"
