@@ -36,7 +36,11 @@ def start_trackers(accelerator: Accelerator, trackers: Sequence[str], out: Path)
 
 
 def distribute(
-    model: nn.Module, blocks: Iterable[nn.Module], parallel: Literal["ddp", "fsdp"], accelerator: Accelerator
+    model: nn.Module,
+    blocks: Iterable[nn.Module],
+    parallel: Literal["ddp", "fsdp"],
+    accelerator: Accelerator,
+    methods: Sequence[str] = (),
 ) -> nn.Module:
     """The model as every process trains it; the optimiser is made from its parameters afterwards.
 
@@ -48,17 +52,27 @@ def distribute(
         blocks: Its transformer blocks.
         parallel: Replicas or sharded weights.
         accelerator: Device and processes.
+        methods: Of the model, that use its weights as ``forward`` does.
     """
     if num_processes() == 1 or parallel == "ddp":
         return accelerator.prepare_model(model) if num_processes() > 1 else model
     from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
     mesh = init_device_mesh(accelerator.device.type, (num_processes(),))
     for block in blocks:
         fully_shard(block, mesh=mesh)
     fully_shard(model, mesh=mesh)
+    for method in methods:
+        register_fsdp_forward_method(model, method)
     return model
+
+
+def let_go(model: nn.Module) -> None:
+    """Shard weights again that a forward pass without a backward pass has left gathered."""
+    wrapped: Any = model
+    if hasattr(wrapped, "reshard"):
+        wrapped.reshard()
 
 
 @contextmanager

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -49,6 +49,12 @@ class CSIA(nn.Module):
         ).last_hidden_state
         loss = response_loss(hidden, self.vlm.lm_head.weight, labels, sample_ids, num_samples, self.chunk)
         return loss._replace(total=loss.total + self._unseen()) if blank and self.training else loss
+
+    def generate(self, **inputs: Any) -> Tensor:
+        """The model's own ``generate``; here, so that sharded weights are gathered as they are for ``forward``."""
+        vlm: Any = self.vlm
+        found: Tensor = vlm.generate(**inputs)
+        return found
 
     def _unseen(self) -> Tensor:
         """Zero, through the vision tower: text alone would leave its parameters without gradients, which stops DDP."""
