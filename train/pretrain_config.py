@@ -53,6 +53,20 @@ class PretrainWatchConfig(_Section):
     )
 
 
+class HeldOutConfig(_Section):
+    """Rows whose loss and answers are looked at while training."""
+
+    meta: Path | None = Field(
+        None, description="meta JSON of instruction sets that are not learnt (none: rows of the training sets)"
+    )
+    base: Path | None = Field(None, description="folder that relative paths in it start from (none: the file's own)")
+    every: int = Field(500, ge=0, description="steps between two looks, with one at either end of the run; 0: never")
+    rows: int = Field(192, ge=1, description="rows that are measured, drawn from the run's seed")
+    shown: int = Field(12, ge=0, description="rows of them that are kept as image, question and answer")
+    max_tokens: int = Field(64, ge=1, description="longest answer, tokens")
+    batch: int = Field(16, ge=1, description="rows at a time")
+
+
 class PretrainConfig(_Section):
     """CSIA + LVSA: align the sensors through language."""
 
@@ -72,6 +86,7 @@ class PretrainConfig(_Section):
     data: InstructConfig = InstructConfig()
     optimizer: PretrainOptimizerConfig = PretrainOptimizerConfig()
     watch: PretrainWatchConfig = PretrainWatchConfig()
+    heldout: HeldOutConfig = HeldOutConfig()
 
     @model_validator(mode="after")
     def _consistent(self) -> PretrainConfig:
@@ -91,11 +106,17 @@ class PretrainConfig(_Section):
         return self
 
 
-MACHINE_PATHS: Any = {"out": True, "resume": True, "data": {"meta", "base", "shards"}, "tokenizer": {"folder"}}
+MACHINE_PATHS: Any = {
+    "out": True,
+    "resume": True,
+    "data": {"meta", "base", "shards"},
+    "tokenizer": {"folder"},
+    "heldout": {"meta", "base"},
+}
 """Settings that a checkpoint does not repeat: they say where things lay on one machine."""
 
 FREE = frozenset(
-    ("out", "resume", "log_every", "save_every", "parallel", "accumulation", "watch.", "data.meta", "data.base",
-     "data.shards", "data.workers", "tokenizer.folder")
+    ("out", "resume", "log_every", "save_every", "parallel", "accumulation", "watch.", "heldout.", "data.meta",
+     "data.base", "data.shards", "data.workers", "tokenizer.folder")
 )  # fmt: skip
 """Settings that a run may change while it goes on."""

@@ -30,8 +30,9 @@ from train.models.chunked_loss import IGNORED
 from train.models.csia import CSIA
 from train.models.vlm import LayerwiseInternVL
 from train.models.vlm_flops import training_flops
+from train.observer import Observer
 from train.optimizer import learning_rate, make_optimizer, set_learning_rate
-from train.parallel import clip_gradients, distribute, gradients_kept_local
+from train.parallel import clip_gradients, distribute, gradients_kept_local, let_go
 from train.pretrain_config import MACHINE_PATHS, PretrainConfig
 from train.pretrain_files import write_model
 from train.processes import gathered, num_processes, rank, summed, wait_for_all
@@ -74,6 +75,7 @@ class Pretrainer:
         source: Where examples come from.
         fingerprint: Of the instruction data.
         accelerator: Device and processes.
+        observer: Looks at rows while training, if there are any to look at.
     """
 
     def __init__(
@@ -84,13 +86,16 @@ class Pretrainer:
         source: Source,
         fingerprint: str,
         accelerator: Accelerator,
+        observer: Observer | None = None,
     ) -> None:
         self.config, self.vlm, self.tokenizer, self.source = config, vlm, tokenizer, source
+        self.observer = observer
         self.accelerator, self.device = accelerator, accelerator.device
         self.folder = RunFolder(config.out)
         self.optimizer_config = config.optimizer.over(config.steps)
         self.csia = CSIA(vlm.to(self.device), config.model.loss_chunk)
-        self.model = distribute(self.csia, blocks_of(vlm), config.parallel, accelerator)
+        self.model = distribute(self.csia, blocks_of(vlm), config.parallel, accelerator, ("generate",))
+        self.autocast = torch.bfloat16 if config.precision == "bf16" else torch.float32
         torch.manual_seed(config.seed + rank())  # stochastic depth differs between processes
         self.optimizer = make_optimizer(self.csia, 0, self.optimizer_config)
         scaler = torch.amp.GradScaler(self.device.type, enabled=False)
@@ -114,12 +119,16 @@ class Pretrainer:
         self.faults = FaultFile(config.out / "broken" / f"rows.{rank()}.jsonl", listed_bytes)
         pad, share = int(self.tokenizer.pad_token_id), (rank(), num_processes())
         packs = iter(PackLoader(self.source, config.data, pad, self.loader_state, share, self.faults.add))
+        if self.observer is not None and done == 0:
+            self._observe(0)
         with interruptible() as interruption, RunProgress(log, config.steps, done, rank() == 0) as progress:
             for step in range(done, config.steps):
                 started = time.perf_counter()
                 report = self.train_step(step, packs, interruption)
                 progress.advance(step + 1)
                 self._log(step + 1, report, time.perf_counter() - started, progress)
+                if self.observer is not None and self.observer.due(step + 1, config.steps):
+                    self._observe(step + 1)
                 if report.stop or (step + 1) % config.save_every == 0:
                     self.save(step + 1, (LAST,))
                 if report.stop and step + 1 < config.steps:
@@ -150,6 +159,18 @@ class Pretrainer:
         self.optimizer.step()
         return PretrainStep(mean, int(tokens), int(responses), flops, norm, asked > 0)
 
+    def _observe(self, step: int) -> None:
+        """Look at held-out rows after so many steps; every process looks, the first one writes."""
+        assert self.observer is not None
+        self.vlm.lvsa_step = step
+        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+            seen = self.observer.look(self.csia, self.tokenizer, step, self.autocast, rank() == 0)
+        let_go(self.model)
+        if rank() == 0:
+            self.folder.append_metrics({"step": step, **seen})
+            self.accelerator.log({"held_out/loss": seen["held_out"]["loss"]}, step=step)
+            log.info("step %d: %s rows, loss %.3f", step, seen["rows_of"], seen["held_out"]["loss"])
+
     def _loss(self, packs: Sequence[Pack]) -> Tensor:
         """Summed loss of the response tokens of some sequences."""
         batch = stack(packs)
@@ -158,7 +179,7 @@ class Pretrainer:
         samples = torch.where(batch.sample_ids == PADDING, PADDING, batch.sample_ids + offsets)
         moved = [tensor.to(self.device, non_blocking=True) for tensor in (batch.input_ids, batch.labels, samples)]
         tiles = normalised(batch.tiles.to(self.device, non_blocking=True))
-        with torch.autocast(self.device.type, torch.bfloat16, self.config.precision == "bf16"):
+        with torch.autocast(self.device.type, self.autocast, self.autocast != torch.float32):
             loss: Tensor = self.model(*moved, tiles, sum(sizes)).total
         return loss
 

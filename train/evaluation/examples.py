@@ -14,6 +14,7 @@ from babelrs.boxes import to_corners
 from babelrs.images import quiet_opencv, read_frame
 from babelrs.pool import Pool
 from babelrs.radiometry import RadiometryProfile, to_uint8
+from train.drawing import outline
 from train.evaluation.confusion import Confusion
 from train.evaluation.sizes import sizes_px
 
@@ -120,9 +121,7 @@ def draw(example: Example, pool: Pool, least_score: float, path: Path, profile: 
     found = pool.found.boxes[(pool.found.images == number) & (pool.found.scores >= least_score)]
     subject = np.array([example.box], np.float32)
     for boxes, colour, width in ((found, FOUND_COLOUR, 1), (true, TRUE_COLOUR, 1), (subject, SUBJECT_COLOUR, 2)):
-        corners = ((to_corners(boxes) - (left, top)) * scale - 0.5) * 8  # fixed point, 3 bits
-        for polygon in np.rint(np.clip(corners, -200_000, 200_000)).astype(np.int32):
-            cv2.polylines(canvas, [polygon], True, colour, width, cv2.LINE_AA, 3)
+        outline(canvas, (to_corners(boxes) - (left, top)) * scale, colour, width)
     drawn: Picture = canvas
     return drawn
 
