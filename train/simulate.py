@@ -12,6 +12,7 @@ from pathlib import Path
 
 from babelrs.errors import BabelRSError, run_command
 from babelrs.sensors import Sensor
+from train.cli import CommandParser
 from train.simulation import layout
 from train.simulation.georeference import require_rasterio
 from train.simulation.scenes import SCHEMA, Plan, simulate
@@ -19,16 +20,9 @@ from train.simulation.scenes import SCHEMA, Plan, simulate
 MIN_SIZE_PX, MAX_SIZE_PX = 64, 20_000
 
 
-class _Parser(argparse.ArgumentParser):
-    """A parser whose complaints are the user's to mend."""
-
-    def error(self, message: str) -> None:  # type: ignore[override]
-        raise BabelRSError(f"{message[:1].upper()}{message[1:]}.", "See python -m train.simulate --help.")
-
-
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    made = _Parser(prog="python -m train.simulate", description=__doc__, allow_abbrev=False)
+    made = CommandParser(prog="python -m train.simulate", description=__doc__, allow_abbrev=False)
     made.add_argument("--out", type=Path, required=True, help="folder to write; must be empty or new")
     made.add_argument("--train-scenes", type=int, default=8, help="scenes for training (default 8)")
     made.add_argument("--eval-scenes", type=int, default=2, help="scenes for evaluation (default 2)")

@@ -11,24 +11,18 @@ import json
 import sys
 from pathlib import Path
 
-from babelrs.errors import BabelRSError, collected, run_command
+from babelrs.errors import collected, run_command
 from babelrs.sensors import Sensor
+from train.cli import CommandParser
 from train.data.soi_det import read_split
 from train.instruct.concepts import CONCEPTS, read_concepts
 from train.instruct.questions import TASKS
 from train.instruct.write import WritePlan, write_instructions
 
 
-class _Parser(argparse.ArgumentParser):
-    """A parser whose complaints are the user's to mend."""
-
-    def error(self, message: str) -> None:  # type: ignore[override]
-        raise BabelRSError(f"{message[:1].upper()}{message[1:]}.", "See python -m train.instruct --help.")
-
-
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    made = _Parser(prog="python -m train.instruct", description=__doc__, allow_abbrev=False)
+    made = CommandParser(prog="python -m train.instruct", description=__doc__, allow_abbrev=False)
     made.add_argument("--data", type=Path, required=True, help="data folder in the SOI-Det layout")
     made.add_argument("--out", type=Path, required=True, help="folder to write; must be empty or new")
     made.add_argument("--split", choices=("train", "eval"), default="train", help="which split (default train)")
