@@ -7,7 +7,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator, model_validator
 
+from babelrs.errors import BabelRSError
 from babelrs.sensors import Sensor
+from train.backbone_record import backbone_folder, read_backbone_settings
 
 
 class _Section(BaseModel):
@@ -21,6 +23,10 @@ _INTERNVIT_SIZES: dict[str, Any] = {
     "image_px": 448,
 }  # fmt: skip
 """What ``internvit_300m`` takes where nothing else is given (InternVL2.5's vision model)."""
+
+
+_BESIDE_THE_VIT = ("stem_widths", "stem_blocks", "drop_path", "grad_checkpointing")
+"""Settings of a backbone that no weights decide."""
 
 
 class BackboneConfig(_Section):
@@ -250,6 +256,9 @@ class FinetuneConfig(_Section):
     init: Path | None = Field(
         None, description="checkpoint to begin with; heads of other classes and sensors are made new"
     )
+    backbone: Path | None = Field(
+        None, description="backbone of train.pretrain to start from (RUN or RUN/final): its sizes, taps and weights"
+    )
     steps: int = Field(3000, ge=1, description="optimiser steps")
     epochs: float | None = Field(
         None, gt=0, description="instead of steps: how often as many images are drawn as the training split has"
@@ -270,6 +279,22 @@ class FinetuneConfig(_Section):
     assigner: AssignerConfig = AssignerConfig()
     loss: LossConfig = LossConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _backbone_as_recorded(cls, values: Any) -> Any:
+        """Sizes, taps and weights of a backbone that was handed over stand in for those of the settings."""
+        if not isinstance(values, dict) or not values.get("backbone"):
+            return values
+        folder = backbone_folder(Path(values["backbone"]))
+        try:
+            recorded = read_backbone_settings(folder)
+        except BabelRSError as error:
+            raise ValueError(str(error)) from None
+        model = values.get("model") or {}
+        model = model.model_dump() if isinstance(model, BaseModel) else model
+        given = {key: value for key, value in (model.get("backbone") or {}).items() if key in _BESIDE_THE_VIT}
+        return {**values, "model": {**model, "backbone": {**given, **recorded, "weights": str(folder)}}}
 
     @field_validator("precision", mode="before")
     @classmethod

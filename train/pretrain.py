@@ -18,6 +18,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from babelrs.errors import BabelRSError, run_command
 from train.cli import load_config, start_logging
+from train.heldout import choose_rows
 from train.instruct.corpus import InstructSet, read_meta
 from train.instruct.examples import ExampleMaker
 from train.instruct.faults import RowFault
@@ -27,6 +28,7 @@ from train.instruct.sources import MetaSource, ShardSource, Source
 from train.instruct.tokenizer import train_tokenizer
 from train.interruption import EXIT_INTERRUPTED
 from train.models.vlm_build import build_vlm, read_vocabulary
+from train.observer import SAMPLES, Observer
 from train.parallel import make_accelerator, start_trackers
 from train.pretrain_config import FREE, PretrainConfig
 from train.pretrainer import Pretrainer, sequences_of_a_part
@@ -87,11 +89,22 @@ def open_source(config: PretrainConfig, sets: list[InstructSet], tokenizer: PreT
     return MetaSource(sets, make, config.seed)
 
 
+def make_observer(
+    config: PretrainConfig, sets: list[InstructSet], tokenizer: PreTrainedTokenizerBase
+) -> Observer | None:
+    """What looks at rows of these sets; ``None`` where nothing is to be looked at."""
+    if not config.heldout.every or not sets:
+        return None
+    held = choose_rows(sets, config.heldout.rows, config.seed)
+    return Observer(config.heldout, held, ExampleMaker(config.data, tokenizer), config.out / SAMPLES)
+
+
 def main(arguments: list[str]) -> int:
     """Entry point; see ``--help``."""
     config = load_config(PretrainConfig, arguments)
     transformers.utils.logging.disable_progress_bar()
     sets = read_meta(config.data.meta, config.data.base) if config.data.meta is not None else []
+    looked_at = sets if config.heldout.meta is None else read_meta(config.heldout.meta, config.heldout.base)
     accelerator = make_accelerator(config.deterministic, config.watch.trackers, config.out)
     start_logging(logging.INFO if rank() == 0 else logging.WARNING)
     sequences_of_a_part(config)
@@ -101,7 +114,8 @@ def main(arguments: list[str]) -> int:
     torch.manual_seed(config.seed)
     vlm = build_vlm(config.model, read_vocabulary(tokenizer.get_vocab(), TURN_END, str(tokenizer.pad_token)))
     source = open_source(config, sets, tokenizer)
-    trainer = Pretrainer(config, vlm, tokenizer, source, fingerprint(config, sets), accelerator)
+    observer = make_observer(config, looked_at, tokenizer)
+    trainer = Pretrainer(config, vlm, tokenizer, source, fingerprint(config, sets), accelerator, observer)
     finished = trainer.run()
     accelerator.end_training()
     if not finished:

@@ -11,11 +11,12 @@ from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from babelrs.errors import BabelRSError
+from train.backbone_record import FOLDER
 from train.models.backbone_export import export_backbone
 from train.models.vlm import LayerwiseInternVL
 from train.models.vlm_build import load_vlm
 
-MODEL, BACKBONE, RECORD = "model", "backbone", "pretraining.json"
+MODEL, RECORD = "model", "pretraining.json"
 SCHEMA = "babelrs.pretraining/1"
 
 
@@ -37,7 +38,7 @@ def write_model(
     """
     vlm.save_pretrained(folder / MODEL, state_dict=dict(weights))
     tokenizer.save_pretrained(folder / MODEL)
-    export_backbone(load_vlm(folder / MODEL), folder / BACKBONE)
+    export_backbone(load_vlm(folder / MODEL), folder / FOLDER)
     (folder / RECORD).write_text(json.dumps({"schema": SCHEMA, **training}, indent=1, sort_keys=True) + "\n")
 
 

@@ -39,7 +39,9 @@ from train.starting_weights import start_from
 from train.training_state import TrainingState, data_fingerprint, whole, write_state
 
 log = logging.getLogger("train.finetune")
-MACHINE_PATHS: Any = {"out": True, "resume": True, "init": True, "data": {"root"}, "model": {"backbone": {"weights"}}}
+MACHINE_PATHS: Any = {
+    "out": True, "resume": True, "init": True, "backbone": True, "data": {"root"}, "model": {"backbone": {"weights"}}
+}  # fmt: skip
 """Settings that a checkpoint does not repeat: they say where things lay on one machine."""
 _LOOKING_SCALE = 1024.0
 """Loss scale at which fp16 gradients are looked at: high enough to keep small ones, too low to overflow."""

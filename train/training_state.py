@@ -30,8 +30,8 @@ from train.processes import gathered, rank
 
 TENSORS_FILE, RECORD_FILE = "training.safetensors", "training.json"
 FREE = frozenset(
-    ("out", "resume", "init", "log_every", "save_every", "parallel", "compile", "watch.", "data.root", "data.workers",
-     "data.cache")
+    ("out", "resume", "init", "backbone", "log_every", "save_every", "parallel", "compile", "watch.", "data.root",
+     "data.workers", "data.cache")
 )  # fmt: skip
 """Settings of fine-tuning that a run may change while it goes on."""
 

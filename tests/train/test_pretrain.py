@@ -6,6 +6,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -46,6 +47,7 @@ def arguments(folder: Path, out: str, **changes: Any) -> list[str]:
         },
         "optimizer": {"lr": 1e-3},
         "watch": {"trackers": [], "peak_tflops": 1.0},
+        "heldout": {"every": 4, "rows": 9, "shown": 2, "max_tokens": 4, "batch": 4},
         **changes,
     }  # fmt: skip
     file = folder / f"{out}.yaml"
@@ -53,8 +55,18 @@ def arguments(folder: Path, out: str, **changes: Any) -> list[str]:
     return ["--config", str(file)]
 
 
+def steps(run: Path) -> list[dict[str, Any]]:
+    """What was logged of the steps themselves."""
+    return [line for line in metrics(run) if "loss" in line]
+
+
 def losses(run: Path) -> list[float]:
-    return [line["loss"] for line in metrics(run)]
+    return [line["loss"] for line in steps(run)]
+
+
+def looks(run: Path) -> list[dict[str, Any]]:
+    """What was seen of the rows that are looked at."""
+    return [line for line in metrics(run) if "held_out" in line]
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +79,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_layers_weights_follow_the_optimiser_s_steps_and_the_loss_falls(folder: Path) -> None:
-    lines = metrics(folder / "one")
+    lines = steps(folder / "one")
     assert [line["step"] for line in lines] == list(range(1, STEPS + 1))
     for line in lines:
         alpha = min((line["step"] - 1) / 4, 1)
@@ -90,7 +102,42 @@ def test_two_processes_have_the_losses_of_one(folder: Path, parallel: str) -> No
     assert run_command(main, arguments(folder, f"still.{parallel}", model=still)) == 0
     done = train(arguments(folder, parallel, model=still, parallel=parallel), processes=2, module=MODULE)
     assert done.returncode == 0, done.stderr
-    np.testing.assert_allclose(losses(folder / parallel), losses(folder / f"still.{parallel}"), rtol=0, atol=1e-4)
+    one, two = folder / f"still.{parallel}", folder / parallel
+    np.testing.assert_allclose(losses(two), losses(one), rtol=0, atol=1e-4)
+    assert [line["step"] for line in looks(two)] == [0, 4, 8]
+    seen = [[line["held_out"]["loss"] for line in looks(run)] for run in (one, two)]
+    np.testing.assert_allclose(seen[1], seen[0], rtol=0, atol=1e-4)
+    assert (two / "samples/step-0000008.jsonl").read_bytes() == (one / "samples/step-0000008.jsonl").read_bytes()
+
+
+def test_rows_are_shown_with_their_answers_while_a_run_learns(folder: Path) -> None:
+    one = folder / "one"
+    assert [line["step"] for line in looks(one)] == [0, 4, STEPS] and looks(one)[0]["rows_of"] == "training"
+    assert set(looks(one)[0]["held_out"]["loss_by_sensor"]) == {"rgb", "sar", "ir"}
+    for step in (0, 4, STEPS):
+        rows = [json.loads(line) for line in (one / f"samples/step-{step:07d}.jsonl").read_text().splitlines()]
+        assert len(rows) == 2 and all(row["question"].startswith("<image>") and row["truth"] for row in rows)
+        page = cv2.imread(str(one / f"samples/step-{step:07d}.png"))
+        assert page is not None and page.std() > 5
+
+
+def test_looking_changes_nothing_that_is_learnt(folder: Path) -> None:
+    assert run_command(main, arguments(folder, "blind", heldout={"every": 0})) == 0
+    assert losses(folder / "blind") == losses(folder / "one") and not looks(folder / "blind")
+    assert not (folder / "blind/samples").exists()
+
+
+def test_held_out_rows_are_those_of_their_own_sets(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    meta = json.loads((folder / "instructions/meta.json").read_text())
+    name = next(iter(meta))
+    (folder / "instructions/held.json").write_text(json.dumps({name: meta[name]}))
+    given = ["--heldout.meta", str(folder / "instructions/held.json")]
+    assert run_command(main, [*arguments(folder, "held"), *given]) == 0
+    line = looks(folder / "held")[-1]
+    assert line["rows_of"] == "held-out" and set(line["held_out"]["loss_by_sensor"]) == {name.split("_")[0]}
+    assert str(folder) not in (folder / "held/final/pretraining.json").read_text()
+    assert run_command(main, [*arguments(folder, "lost"), "--heldout.meta", str(folder / "none.json")]) == 2
+    assert "none.json" in capsys.readouterr().err and not (folder / "lost").exists()
 
 
 def test_a_step_in_parts_is_the_same_step(folder: Path) -> None:
@@ -119,15 +166,12 @@ def test_changed_settings_are_named_and_refused(folder: Path, capsys: pytest.Cap
 
 
 def test_detection_begins_with_the_backbone_that_was_aligned(folder: Path) -> None:
-    weights = folder / "one/final/backbone"
-    settings = json.loads((weights / "backbone.json").read_text())["backbone"]
-    model = {
-        "backbone": {**settings, "weights": str(weights), "stem_widths": [8, 8, 12], "stem_blocks": [0, 0, 0]},
-        "pyramid_channels": 16, "head_channels": 16,
-    }  # fmt: skip
+    """The settings' own backbone is of another kind and gives way to the one that is handed over."""
+    stem = {"stem_widths": [8, 8, 12], "stem_blocks": [0, 0, 0]}
+    model = {"backbone": {"name": "conv_vit", "width": 99, **stem}, "pyramid_channels": 16, "head_channels": 16}
     still = {"lr": 1e-12, "warmup_steps": 0, "weight_decay": 0.0}
     given = finetune_arguments(folder, "detector", model=model, steps=1, optimizer=still)
-    assert run_command(finetune, given) == 0
+    assert run_command(finetune, [*given, "--backbone", str(folder / "one")]) == 0
     detector = load_checkpoint(folder / "detector" / "final")[0]
     vlm, _, _ = read_model(folder / "one" / "final")
     images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
@@ -137,6 +181,11 @@ def test_detection_begins_with_the_backbone_that_was_aligned(folder: Path) -> No
     for tap, expected in zip(found, taps, strict=True):
         torch.testing.assert_close(tap[:, 1:], expected, atol=1e-4, rtol=1e-4)
     assert torch.equal(detector.aggregate.weights, torch.full_like(detector.aggregate.weights, 1 / 3))
+
+
+def test_a_folder_without_a_backbone_is_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(finetune, [*finetune_arguments(folder, "no"), "--backbone", str(folder / "data")]) == 2
+    assert f"{folder / 'data'} holds no backbone of a pretraining run" in capsys.readouterr().err
 
 
 def test_wrong_settings_are_listed_and_nothing_is_started(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,11 +10,9 @@ import torch
 from safetensors.torch import save_file
 
 from babelrs.errors import collected
+from train.backbone_record import RECORD_FILE, SCHEMA
 from train.config import INTERNVIT
 from train.models.vlm import LayerwiseInternVL
-
-RECORD_FILE = "backbone.json"
-SCHEMA = "babelrs.backbone/1"
 
 
 def export_backbone(model: LayerwiseInternVL, folder: Path) -> None:
