@@ -58,7 +58,8 @@ def measures(record: Mapping[str, Any]) -> dict[str, float]:
     last = record["curve"][-1]
     found = {"h_map": last["h_map"]}
     for sensor in Sensor:
-        found |= {f"{sensor.value} {name}": last["sensors"][sensor.value][name] for name in ("ap50", "map")}
+        mean = last["sensors"][sensor.value]
+        found |= {f"{sensor.value} ap50": mean["ap50"], f"{sensor.value} map": mean["ap"]}
     for pair in PAIRS:
         values = [line[f"cosine.{pair}"] for line in record["cosines"] if line[f"cosine.{pair}"] is not None]
         found |= {f"cosine {pair}": statistics.mean(values)} if values else {}

@@ -6,7 +6,6 @@ C is a checkpoint of python -m train.pretrain, or its run's folder. Boxes in an 
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from babelrs.images import Frame, ImageError, quiet_opencv, read_frame
 from babelrs.sensors import Sensor
 from train.answering import answers
 from train.cli import CommandParser
+from train.devices import pick_device
 from train.drawing import outline
 from train.instruct.config import InstructConfig
 from train.instruct.examples import ExampleMaker
@@ -31,8 +31,6 @@ from train.models.csia import CSIA
 from train.pretrain_files import read_model
 from train.run_folder import FINAL, LAST
 from train.sample_sheet import ANSWER_COLOUR, rectangles
-
-log = logging.getLogger("train.describe")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -147,20 +145,6 @@ def _report(path: Path, text: str, frame: Frame, sensor: Sensor | None, picture:
     if found:
         draw(frame, sensor, found, picture)
         sys.stdout.write(f"  {picture}\n")
-
-
-def pick_device(name: str) -> torch.device:
-    """The device of a name; ``auto`` is the first GPU where there is one.
-
-    Raises:
-        BabelRSError: There is no such device.
-    """
-    try:
-        device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise BabelRSError(f"--device {name} cannot be used: {str(error).splitlines()[0]}", "Use cpu.") from None
-    return device
 
 
 if __name__ == "__main__":

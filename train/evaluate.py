@@ -24,6 +24,7 @@ from train.cli import load_config, start_logging
 from train.config import DataConfig
 from train.data.samples import Sample, check_classes, limited
 from train.data.soi_det import Split, read_split
+from train.devices import pick_device
 from train.evaluation import report
 from train.evaluation.inputs import Samples, Scored, check_samples, read_detections, warn_of
 from train.evaluation.inputs import ground_truth as ground_truth
@@ -125,7 +126,7 @@ def score_checkpoint(config: EvaluateConfig, folder: Path) -> tuple[Scored, Samp
     detector, checkpoint = load_checkpoint(folder)
     samples = read_checked(config.data.root, config.data.sensors, config.split, checkpoint)
     samples = limited(samples, config.data.images_per_sensor)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = pick_device()
     return predict_samples(detector, checkpoint, samples, device, config.batch_size), samples, checkpoint
 
 

@@ -8,16 +8,15 @@ from __future__ import annotations
 import logging
 import sys
 
-import torch
-
 from babelrs.errors import BabelRSError, run_command
 from babelrs.sensors import Sensor
 from train.cli import load_config, start_logging
 from train.config import FinetuneConfig
 from train.data.samples import Sample, check_classes, class_list, limited
 from train.data.soi_det import read_split
+from train.devices import warn_of_slow_precision
 from train.footprint import predict, table
-from train.interruption import EXIT_INTERRUPTED
+from train.interruption import exit_code
 from train.models.detector import check_model
 from train.parallel import make_accelerator, start_trackers
 from train.processes import rank
@@ -47,17 +46,6 @@ def read_training(config: FinetuneConfig) -> tuple[dict[Sensor, list[Sample]], d
     return samples, evaluation
 
 
-def warn_of_slow_precision(config: FinetuneConfig, device: torch.device) -> None:
-    """Say so where this CPU lacks the instructions of the precision: convolutions then take many times longer."""
-    supported = {
-        "no": True,
-        "bf16": torch.ops.mkldnn._is_mkldnn_bf16_supported(),
-        "fp16": torch.ops.mkldnn._is_mkldnn_fp16_supported(),
-    }
-    if device.type == "cpu" and not supported[config.precision]:
-        log.warning("this CPU has no %s instructions: --precision no will be several times faster", config.precision)
-
-
 def main(arguments: list[str]) -> int:
     """Entry point; see ``--help``."""
     config = load_config(FinetuneConfig, arguments)
@@ -73,16 +61,12 @@ def main(arguments: list[str]) -> int:
     trainer = Trainer(config, samples, accelerator, evaluation)
     RunFolder(config.out).begin(config.model_dump(mode="json"), config.resume, FREE, accelerator.device)
     start_trackers(accelerator, config.watch.trackers, config.out)
-    warn_of_slow_precision(config, accelerator.device)
+    warn_of_slow_precision(config.precision, accelerator.device)
     finished = trainer.run()
     accelerator.end_training()
     if rank() == 0:
         plot_run(read_metrics(trainer.folder.metrics), config.out / "course.png")
-    if not finished:
-        log.info("stopped and saved; add --resume to go on")
-        return EXIT_INTERRUPTED
-    log.info("done: %s", config.out / FINAL)
-    return 0
+    return exit_code(finished, config.out / FINAL)
 
 
 if __name__ == "__main__":

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 
+log = logging.getLogger("train")
 EXIT_INTERRUPTED = 130
 """Exit code of a run that was asked to stop, as shells give it for Ctrl-C."""
 
@@ -34,3 +37,12 @@ def interruptible() -> Iterator[Interruption]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def exit_code(finished: bool, result: Path) -> int:
+    """Say how a run ended; what its command returns."""
+    if not finished:
+        log.info("stopped and saved; add --resume to go on")
+        return EXIT_INTERRUPTED
+    log.info("done: %s", result)
+    return 0

@@ -18,6 +18,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from babelrs.errors import BabelRSError, run_command
 from train.cli import load_config, start_logging
+from train.devices import warn_of_slow_precision
 from train.heldout import choose_rows
 from train.instruct.corpus import InstructSet, read_meta
 from train.instruct.examples import ExampleMaker
@@ -26,7 +27,7 @@ from train.instruct.rows import TURN_END, JsonLines, parse_row
 from train.instruct.shards import read_index
 from train.instruct.sources import MetaSource, ShardSource, Source
 from train.instruct.tokenizer import train_tokenizer
-from train.interruption import EXIT_INTERRUPTED
+from train.interruption import exit_code
 from train.models.vlm_build import build_vlm, read_vocabulary
 from train.observer import SAMPLES, Observer
 from train.parallel import make_accelerator, start_trackers
@@ -110,6 +111,7 @@ def main(arguments: list[str]) -> int:
     sequences_of_a_part(config)
     RunFolder(config.out).begin(config.model_dump(mode="json"), config.resume, FREE, accelerator.device)
     start_trackers(accelerator, config.watch.trackers, config.out)
+    warn_of_slow_precision(config.precision, accelerator.device)
     tokenizer = get_tokenizer(config, sets)
     torch.manual_seed(config.seed)
     vlm = build_vlm(config.model, read_vocabulary(tokenizer.get_vocab(), TURN_END, str(tokenizer.pad_token)))
@@ -118,11 +120,7 @@ def main(arguments: list[str]) -> int:
     trainer = Pretrainer(config, vlm, tokenizer, source, fingerprint(config, sets), accelerator, observer)
     finished = trainer.run()
     accelerator.end_training()
-    if not finished:
-        log.info("stopped and saved; add --resume to go on")
-        return EXIT_INTERRUPTED
-    log.info("done: %s", config.out / FINAL)
-    return 0
+    return exit_code(finished, config.out / FINAL)
 
 
 if __name__ == "__main__":

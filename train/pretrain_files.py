@@ -38,7 +38,7 @@ def write_model(
     """
     vlm.save_pretrained(folder / MODEL, state_dict=dict(weights))
     tokenizer.save_pretrained(folder / MODEL)
-    export_backbone(load_vlm(folder / MODEL), folder / FOLDER)
+    export_backbone(vlm, folder / FOLDER, weights)
     (folder / RECORD).write_text(json.dumps({"schema": SCHEMA, **training}, indent=1, sort_keys=True) + "\n")
 
 

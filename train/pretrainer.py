@@ -213,6 +213,7 @@ class Pretrainer:
     def save(self, step: int, links: tuple[str, ...]) -> None:
         """Write model, tokenizer and training state as a checkpoint."""
         loaders = gathered({"loader": self.loader_state.to_dict(), "broken_bytes": self.faults.size})
+        self.vlm.lvsa_step = step
         tensors, record = self.state.collect(step, {"loaders": loaders, "guard": self.guard.state()})
         if rank() == 0:
             tally = summed_tallies(Tally.from_dict(each["loader"]["tally"]) for each in loaders)
@@ -233,7 +234,6 @@ class Pretrainer:
         prefix = "model/vlm."
         held = tensors | {name: tensors[first] for name, first in record["tied"].items()}
         weights = {name[len(prefix) :]: value for name, value in held.items() if name.startswith(prefix)}
-        weights["model.lvsa_step"] = torch.tensor(step)
         write_model(folder, self.vlm, self.tokenizer, weights, training)
         write_state(folder, tensors, record)
 

@@ -76,4 +76,5 @@ def _caption(one: Answered) -> str:
 
 
 def _shortened(text: str) -> str:
-    return "\n".join(textwrap.wrap(text, _LINE_LENGTH, max_lines=_MOST_LINES, placeholder=" ..."))
+    shown = "".join(letter if letter.isprintable() else " " for letter in text)  # a model may write anything
+    return "\n".join(textwrap.wrap(shown, _LINE_LENGTH, max_lines=_MOST_LINES, placeholder=" ..."))

@@ -13,7 +13,7 @@ from tests.train.builders import write_all_sensors
 
 
 def line(step: int, h_map: float) -> dict[str, Any]:
-    sensors = {name: {"ap50": h_map + 0.1, "ap75": 0.0, "map": h_map} for name in ("rgb", "sar", "ir")}
+    sensors = {name: {"ap50": h_map + 0.1, "ap75": 0.0, "ap": h_map} for name in ("rgb", "sar", "ir")}
     return {"step": step, "h_map": h_map, "evaluation": {"sensors": sensors}}
 
 

@@ -85,7 +85,7 @@ def test_what_is_read_is_what_the_model_was_trained_with(
         (["--sensor", "sonar"], "sonar"),
         (["--max-tokens", "0"], "--max-tokens 0 is below 1"),
         (["--ask", "<image> what?"], "--ask holds <image>"),
-        (["--device", "abacus"], "--device abacus cannot be used"),
+        (["--device", "abacus"], "The device abacus cannot be used"),
         (["--checkpoint", "nowhere"], "nowhere is no pretraining checkpoint"),
     ],
 )

@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save_file
+from torch import Tensor
 
 from babelrs.errors import collected
 from train.backbone_record import RECORD_FILE, SCHEMA
 from train.config import INTERNVIT
 from train.models.vlm import LayerwiseInternVL
 
+_TOWER = "model.vision_tower."
+"""What the ViT's weights are named by in the whole model."""
 
-def export_backbone(model: LayerwiseInternVL, folder: Path) -> None:
+
+def export_backbone(model: LayerwiseInternVL, folder: Path, weights: Mapping[str, Tensor] | None = None) -> None:
     """Write the ViT: ``model.safetensors`` and ``config.json`` in Hugging Face format, float32, and a record.
+
+    Args:
+        model: The whole model.
+        folder: Made where it is missing.
+        weights: The whole model's by name, where its own are sharded.
 
     The record says under ``backbone`` what ``model.backbone`` of a detector must be given to read the weights as they
     are, and under ``merge`` where pretraining ended: strategy, step, tau and the weight of each tap.
@@ -27,8 +37,10 @@ def export_backbone(model: LayerwiseInternVL, folder: Path) -> None:
     vision: Any = model.config.vision_config
     record = {"schema": SCHEMA, "backbone": detector_settings(model), "merge": _merge_record(model)}
     folder.mkdir(parents=True, exist_ok=True)
-    weights = {name: t.detach().to("cpu", torch.float32).contiguous() for name, t in _tower(model).items()}
-    save_file(weights, folder / "model.safetensors")
+    held = model.state_dict() if weights is None else weights
+    tower = {name[len(_TOWER) :]: tensor for name, tensor in held.items() if name.startswith(_TOWER)}
+    plain = {name: tensor.detach().to("cpu", torch.float32).contiguous() for name, tensor in tower.items()}
+    save_file(plain, folder / "model.safetensors")
     (folder / "config.json").write_text(json.dumps(vision.to_dict(), indent=1, sort_keys=True) + "\n")
     (folder / RECORD_FILE).write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
 
@@ -59,7 +71,3 @@ def _merge_record(model: LayerwiseInternVL) -> dict[str, Any]:
         "strategy": model.tapping.merge, "step": model.lvsa_step, "tau": model.tapping.tau,
         "weights": list(model.merge_weights()),
     }  # fmt: skip
-
-
-def _tower(model: LayerwiseInternVL) -> dict[str, torch.Tensor]:
-    return dict(model.model.vision_tower.state_dict())
