@@ -25,6 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from babelrs.errors import BabelRSError, run_command
 from benchmarks.launching import command, environment, metrics
 from benchmarks.pretraining_report import SCHEMA, format_table, plot, record_of, summary
+from train.backbone_record import FOLDER, RECORD_FILE
 from train.cli import load_config, start_logging
 from train.models.backbone_export import export_backbone
 from train.models.vlm_build import Vocabulary, build_vlm
@@ -120,8 +121,10 @@ def write_untrained(config: ExperimentConfig) -> None:
     given = ["--config", str(config.pretraining), "--data.meta", "unused"]
     model = load_config(PretrainConfig, given).model
     for arm in (Arm(name, seed) for name in config.arms for seed in config.seeds if ARMS[name] is None):
-        torch.manual_seed(arm.seed)
-        export_backbone(build_vlm(model, _ANY_VOCABULARY), config.work / "pretrain" / arm.folder / "backbone")
+        folder = config.work / "pretrain" / arm.folder / FOLDER
+        if not (folder / RECORD_FILE).exists():
+            torch.manual_seed(arm.seed)
+            export_backbone(build_vlm(model, _ANY_VOCABULARY), folder)
 
 
 def _once(result: Path, config: ExperimentConfig, module: str, *given: object) -> None:

@@ -2,31 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
 import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import NoneType
-from typing import Any, NoReturn, TypeVar, get_args, get_origin
+from typing import Any, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
 from babelrs.errors import BabelRSError, collected
 
 Config = TypeVar("Config", bound=BaseModel)
-
-
-class CommandParser(argparse.ArgumentParser):
-    """For commands that take plain arguments: its complaints are the user's to mend."""
-
-    def error(self, message: str) -> NoReturn:
-        """See :class:`argparse.ArgumentParser`.
-
-        Raises:
-            BabelRSError: Always.
-        """
-        raise BabelRSError(f"{message[:1].upper()}{message[1:]}.", f"See {self.prog} --help.")
 
 
 def load_config(kind: type[Config], arguments: Sequence[str]) -> Config:

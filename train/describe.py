@@ -18,7 +18,7 @@ from babelrs.errors import BabelRSError, run_command
 from babelrs.images import Frame, ImageError, quiet_opencv, read_frame
 from babelrs.sensors import Sensor
 from train.answering import answers
-from train.cli import CommandParser
+from train.command_line import CommandParser
 from train.devices import pick_device
 from train.drawing import outline
 from train.instruct.config import InstructConfig

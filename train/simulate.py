@@ -12,7 +12,7 @@ from pathlib import Path
 
 from babelrs.errors import BabelRSError, run_command
 from babelrs.sensors import Sensor
-from train.cli import CommandParser
+from train.command_line import CommandParser
 from train.simulation import layout
 from train.simulation.georeference import require_rasterio
 from train.simulation.scenes import SCHEMA, Plan, simulate

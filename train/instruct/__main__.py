@@ -13,7 +13,7 @@ from pathlib import Path
 
 from babelrs.errors import collected, run_command
 from babelrs.sensors import Sensor
-from train.cli import CommandParser
+from train.command_line import CommandParser
 from train.data.soi_det import read_split
 from train.instruct.concepts import CONCEPTS, read_concepts
 from train.instruct.questions import TASKS
