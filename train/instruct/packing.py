@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from train.instruct.chat import IGNORE
+from train.instruct.chat import IGNORED
 from train.instruct.examples import Example
 
 Position = tuple[int, ...]
@@ -60,7 +60,7 @@ class PackBatch:
 def make_pack(examples: Sequence[Example], length: int, pad_id: int) -> Pack:
     """Put conversations one after another into a sequence of ``length`` tokens."""
     ids = torch.full((length,), pad_id, dtype=torch.long)
-    labels = torch.full((length,), IGNORE, dtype=torch.long)
+    labels = torch.full((length,), IGNORED, dtype=torch.long)
     samples = torch.full((length,), PADDING, dtype=torch.long)
     start = 0
     for number, example in enumerate(examples):
