@@ -22,6 +22,7 @@ from train.instruct.corpus import InstructSet, read_meta
 from train.instruct.examples import ExampleMaker
 from train.instruct.faults import RowFault
 from train.instruct.rows import TURN_END, JsonLines, parse_row
+from train.instruct.scan import refuse_broken
 from train.instruct.shards import read_index
 from train.instruct.sources import MetaSource, ShardSource, Source
 from train.instruct.tokenizer import train_tokenizer
@@ -69,6 +70,22 @@ def get_tokenizer(config: PretrainConfig, sets: list[InstructSet]) -> PreTrained
     return tokenizer
 
 
+def look_at_rows(config: PretrainConfig, sets: list[InstructSet]) -> None:
+    """Look for broken rows and missing images before training; every process must call this.
+
+    Raises:
+        BabelRSError: There are too many; all are listed, up to fifty.
+    """
+    data = config.data
+    rows = sum(len(JsonLines(item.annotation)) for item in sets) if rank() == 0 and data.scan_rows else 0
+    if 0 < rows <= data.scan_rows:
+        log.info("looking at %d rows and their image files", rows)
+        tally = refuse_broken(sets, data.max_broken_share, data.broken_from_rows)
+        for cause, count in tally.causes.most_common():
+            log.warning("%d rows will be skipped: %s", count, cause)
+    wait_for_all()
+
+
 def fingerprint(config: PretrainConfig, sets: list[InstructSet]) -> str:
     """SHA-256 of the sets' names, rates and files' sizes, or of the shards' index."""
     digest = hashlib.sha256()
@@ -95,6 +112,7 @@ def main(arguments: list[str]) -> int:
     accelerator = make_accelerator(config.deterministic, config.watch.trackers, config.out)
     start_logging(logging.INFO if rank() == 0 else logging.WARNING)
     sequences_of_a_part(config)
+    look_at_rows(config, sets)
     RunFolder(config.out).begin(config.model_dump(mode="json"), config.resume, FREE, accelerator.device)
     start_trackers(accelerator, config.watch.trackers, config.out)
     tokenizer = get_tokenizer(config, sets)

@@ -96,6 +96,6 @@ MACHINE_PATHS: Any = {"out": True, "resume": True, "data": {"meta", "base", "sha
 
 FREE = frozenset(
     ("out", "resume", "log_every", "save_every", "parallel", "accumulation", "watch.", "data.meta", "data.base",
-     "data.shards", "data.workers", "tokenizer.folder")
+     "data.shards", "data.workers", "data.scan_rows", "tokenizer.folder")
 )  # fmt: skip
 """Settings that a run may change while it goes on."""
