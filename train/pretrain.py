@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 import transformers
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from babelrs.errors import BabelRSError, run_command
 from train.cli import load_config, start_logging
@@ -25,11 +25,13 @@ from train.instruct.rows import TURN_END, JsonLines, parse_row
 from train.instruct.scan import refuse_broken
 from train.instruct.shards import read_index
 from train.instruct.sources import MetaSource, ShardSource, Source
-from train.instruct.tokenizer import train_tokenizer
+from train.instruct.tokenizer import read_tokenizer, train_tokenizer
 from train.interruption import EXIT_INTERRUPTED
 from train.models.vlm_build import build_vlm, read_vocabulary
 from train.parallel import make_accelerator, start_trackers
 from train.pretrain_config import FREE, PretrainConfig
+from train.pretrain_cost import predict
+from train.pretrain_footprint import table
 from train.pretrainer import Pretrainer, sequences_of_a_part
 from train.processes import rank, wait_for_all
 from train.run_folder import FINAL, RunFolder
@@ -63,11 +65,7 @@ def get_tokenizer(config: PretrainConfig, sets: list[InstructSet]) -> PreTrained
         if rank() == 0:
             train_tokenizer(corpus_texts(sets, config.tokenizer.corpus_rows), config.tokenizer.vocabulary, kept)
         wait_for_all()
-    try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError) as error:
-        raise BabelRSError(f"The tokenizer {folder} cannot be read: {error}", "Give tokenizer.folder.") from None
-    return tokenizer
+    return read_tokenizer(folder)
 
 
 def look_at_rows(config: PretrainConfig, sets: list[InstructSet]) -> None:
@@ -108,6 +106,9 @@ def main(arguments: list[str]) -> int:
     """Entry point; see ``--help``."""
     config = load_config(PretrainConfig, arguments)
     transformers.utils.logging.disable_progress_bar()
+    if config.dry_run:
+        sys.stdout.write(table(predict(config)))
+        return 0
     sets = read_meta(config.data.meta, config.data.base) if config.data.meta is not None else []
     accelerator = make_accelerator(config.deterministic, config.watch.trackers, config.out)
     start_logging(logging.INFO if rank() == 0 else logging.WARNING)
