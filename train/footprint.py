@@ -6,23 +6,23 @@ several. The model is built from tensors without data, so that the largest confi
 
 from __future__ import annotations
 
-import contextlib
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
 from babelrs.errors import run_command
 from babelrs.sensors import Sensor
+from train.activations import saved_tensors, without_data
 from train.cli import load_config
 from train.config import FinetuneConfig
 from train.data.samples import class_list, limited
 from train.data.soi_det import read_split
+from train.markdown import markdown_table
 from train.models.backbone import ConvViT
 from train.models.detector import Detector, SensorDetector
 
@@ -165,31 +165,19 @@ def forward_flops(detector: Detector, sensor: Sensor, height: int, width: int) -
 def saved_bytes(detector: Detector, images: int, size_px: int, precision: str) -> int:
     """Bytes of the tensors that the backward pass of the model needs, without its parameters and buffers.
 
-    Storages are counted once, however many tensors share them.
-
     Args:
         detector: In training mode.
         images: Of each sensor.
         size_px: Side of the square images.
         precision: ``no``, ``bf16`` or ``fp16``.
     """
-    own = {tensor.untyped_storage()._cdata for tensor in [*detector.parameters(), *detector.buffers()]}
-    kept: dict[int, Tensor] = {}  # the tensors too: a freed storage's number would be given again
-
-    def keep(tensor: Tensor) -> Tensor:
-        if (number := tensor.untyped_storage()._cdata) not in own:
-            kept[number] = tensor
-        return tensor
-
     pixels = {
         sensor: torch.zeros(images, size_px, size_px, sensor.num_channels, dtype=torch.uint8)
         for sensor in detector.classes
     }
-    with saved_tensors_hooks(keep, lambda tensor: tensor), _autocast(precision):
-        outputs = detector(pixels)
-    size = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
-    del outputs
-    return size
+    with saved_tensors(detector, precision) as saved:
+        detector(pixels)
+    return saved.num_bytes
 
 
 def table(footprint: Footprint) -> str:
@@ -198,16 +186,16 @@ def table(footprint: Footprint) -> str:
     origin = "placeholders, as data.root does not exist: SOI-Det's" if footprint.placeholder else "from the data"
     parts = [
         f"Classes: {classes} ({origin}).",
-        _rows(("parameters", "millions"), [*_millions(footprint)]),
-        _rows(
+        markdown_table(("parameters", "millions"), [*_millions(footprint)]),
+        markdown_table(
             ("forward, one image", "input, pixels", "GFLOP (a multiply-add counts twice)"),
             [
                 (str(sensor), "x".join(map(str, footprint.input_px[sensor])), f"{flops / 1e9:.1f}")
                 for sensor, flops in footprint.flops.items()
             ],
         ),
-        _rows(("state, MiB", "predicted"), [(k, _mib(v)) for k, v in footprint.state_bytes().items()]),
-        _rows(
+        markdown_table(("state, MiB", "predicted"), [(k, _mib(v)) for k, v in footprint.state_bytes().items()]),
+        markdown_table(
             (f"activations, MiB (predicted; {footprint.crop_px} px, precision {footprint.precision})", "value"),
             [
                 ("per image", _mib(footprint.peak_per_image(False))),
@@ -215,7 +203,7 @@ def table(footprint: Footprint) -> str:
                 ("weights' copies in the run's precision", _mib(footprint.plain.fixed)),
             ],
         ),
-        _rows(
+        markdown_table(
             (f"processes, {footprint.images} images in all", "DDP, MiB each (predicted)", "FSDP, MiB each (predicted)"),
             [
                 (str(n), _mib(footprint.process_bytes(n, False)), _mib(footprint.process_bytes(n, True)))
@@ -241,11 +229,6 @@ def _millions(footprint: Footprint) -> Iterable[tuple[str, str]]:
     yield "trainable", f"{footprint.trainable / 1e6:.3f}"
 
 
-def _rows(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
-    lines = [head, ("---", *("---:" for _ in head[1:])), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
 def _mib(size: int) -> str:
     return f"{size / 2**20:.1f}"
 
@@ -262,10 +245,8 @@ def _classes_of_data(config: FinetuneConfig) -> Classes:
 def _without_data(config: FinetuneConfig, classes: Classes, mode: FakeTensorMode, checkpointing: bool) -> Detector:
     """The detector on the CPU, of tensors that have shapes and types only."""
     backbone = config.model.backbone.model_copy(update={"grad_checkpointing": checkpointing})
-    with torch.device("meta"):  # timm reads values while it builds, which only meta tensors leave alone
-        detector = Detector(config.model.model_copy(update={"backbone": backbone}), classes)
-    with mode:
-        return detector.to_empty(device="cpu")
+    model = config.model.model_copy(update={"backbone": backbone})
+    return without_data(lambda: Detector(model, classes), mode)
 
 
 def _activations(detector: Detector, config: FinetuneConfig) -> Activations:
@@ -284,11 +265,6 @@ def _parameters(detector: Detector) -> dict[str, int]:
     parts = {name: getattr(detector, name) for name in ("backbone", "aggregate", "pyramid")}
     parts |= {f"{sensor} head": detector.heads[sensor.value] for sensor in detector.classes}
     return {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
-
-
-def _autocast(precision: str) -> contextlib.AbstractContextManager[object]:
-    types = {"bf16": torch.bfloat16, "fp16": torch.float16}
-    return torch.autocast("cpu", types[precision]) if precision in types else contextlib.nullcontext()
 
 
 def main(arguments: list[str]) -> int:

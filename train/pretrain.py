@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 import transformers
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from babelrs.errors import BabelRSError, run_command
 from train.cli import load_config, start_logging
@@ -24,14 +24,17 @@ from train.instruct.corpus import InstructSet, read_meta
 from train.instruct.examples import ExampleMaker
 from train.instruct.faults import RowFault
 from train.instruct.rows import TURN_END, JsonLines, parse_row
+from train.instruct.scan import refuse_broken
 from train.instruct.shards import read_index
 from train.instruct.sources import MetaSource, ShardSource, Source
-from train.instruct.tokenizer import train_tokenizer
+from train.instruct.tokenizer import read_tokenizer, train_tokenizer
 from train.interruption import exit_code
 from train.models.vlm_build import build_vlm, read_vocabulary
 from train.observer import SAMPLES, Observer
 from train.parallel import make_accelerator, start_trackers
 from train.pretrain_config import FREE, PretrainConfig
+from train.pretrain_cost import predict
+from train.pretrain_footprint import table
 from train.pretrainer import Pretrainer, sequences_of_a_part
 from train.processes import rank, wait_for_all
 from train.run_folder import FINAL, RunFolder
@@ -65,11 +68,23 @@ def get_tokenizer(config: PretrainConfig, sets: list[InstructSet]) -> PreTrained
         if rank() == 0:
             train_tokenizer(corpus_texts(sets, config.tokenizer.corpus_rows), config.tokenizer.vocabulary, kept)
         wait_for_all()
-    try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError) as error:
-        raise BabelRSError(f"The tokenizer {folder} cannot be read: {error}", "Give tokenizer.folder.") from None
-    return tokenizer
+    return read_tokenizer(folder)
+
+
+def look_at_rows(config: PretrainConfig, sets: list[InstructSet]) -> None:
+    """Look for broken rows and missing images before training; every process must call this.
+
+    Raises:
+        BabelRSError: There are too many; all are listed, up to fifty.
+    """
+    data = config.data
+    rows = sum(len(JsonLines(item.annotation)) for item in sets) if rank() == 0 and data.scan_rows else 0
+    if 0 < rows <= data.scan_rows:
+        log.info("looking at %d rows and their image files", rows)
+        tally = refuse_broken(sets, data.max_broken_share, data.broken_from_rows)
+        for cause, count in tally.causes.most_common():
+            log.warning("%d rows will be skipped: %s", count, cause)
+    wait_for_all()
 
 
 def fingerprint(config: PretrainConfig, sets: list[InstructSet]) -> str:
@@ -104,11 +119,15 @@ def main(arguments: list[str]) -> int:
     """Entry point; see ``--help``."""
     config = load_config(PretrainConfig, arguments)
     transformers.utils.logging.disable_progress_bar()
+    if config.dry_run:
+        sys.stdout.write(table(predict(config)))
+        return 0
     sets = read_meta(config.data.meta, config.data.base) if config.data.meta is not None else []
     looked_at = sets if config.heldout.meta is None else read_meta(config.heldout.meta, config.heldout.base)
     accelerator = make_accelerator(config.deterministic, config.watch.trackers, config.out)
     start_logging(logging.INFO if rank() == 0 else logging.WARNING)
     sequences_of_a_part(config)
+    look_at_rows(config, sets)
     RunFolder(config.out).begin(config.model_dump(mode="json"), config.resume, FREE, accelerator.device)
     start_trackers(accelerator, config.watch.trackers, config.out)
     warn_of_slow_precision(config.precision, accelerator.device)

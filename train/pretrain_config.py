@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
 from train.config import OptimizerConfig
 from train.instruct.config import InstructConfig
@@ -67,6 +67,31 @@ class HeldOutConfig(_Section):
     batch: int = Field(16, ge=1, description="rows at a time")
 
 
+class PlanConfig(_Section):
+    """What ``--dry-run`` assumes; training does not look at it."""
+
+    visual_share: float = Field(
+        0.8, ge=0, lt=1, description="share of a full sequence's tokens that are visual; whole tiles, one at least"
+    )
+    response_share: float = Field(0.05, gt=0, lt=1, description="share of its tokens that are learnt")
+    conversations: int = Field(5, ge=1, description="conversations in a full sequence")
+    gpus: tuple[PositiveInt, ...] = Field((1, 2, 4, 8, 16, 32), min_length=1, description="numbers of GPUs")
+    mfu: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(
+        (0.2, 0.3, 0.4, 0.5), min_length=1, description="model-FLOPs utilisations"
+    )
+    peak_tflops: float | None = Field(
+        None, gt=0, description="one GPU's peak in the run's precision (none: watch.peak_tflops)"
+    )
+
+    @model_validator(mode="after")
+    def _parts_of_a_whole(self) -> PlanConfig:
+        if self.visual_share + self.response_share >= 1:
+            raise ValueError(
+                f"visual_share {self.visual_share} and response_share {self.response_share} leave no instructions"
+            )
+        return self
+
+
 class PretrainConfig(_Section):
     """CSIA + LVSA: align the sensors through language."""
 
@@ -77,6 +102,9 @@ class PretrainConfig(_Section):
     precision: Literal["no", "bf16"] = Field("no", description="automatic mixed precision")
     parallel: Literal["ddp", "fsdp"] = Field("ddp", description="several processes: replicas, or sharded weights")
     deterministic: bool = Field(False, description="refuse operations whose result varies from run to run")
+    dry_run: bool = Field(
+        False, description="print parameters, FLOPs, predicted memory and steps a day; needs no data, trains nothing"
+    )
     log_every: int = Field(10, ge=1, description="steps between log lines")
     save_every: int = Field(500, ge=1, description="steps between checkpoints")
     sequences: int = Field(128, ge=1, description="packed sequences of an optimiser step, over all processes")
@@ -87,12 +115,13 @@ class PretrainConfig(_Section):
     optimizer: PretrainOptimizerConfig = PretrainOptimizerConfig()
     watch: PretrainWatchConfig = PretrainWatchConfig()
     heldout: HeldOutConfig = HeldOutConfig()
+    plan: PlanConfig = PlanConfig()
 
     @model_validator(mode="after")
     def _consistent(self) -> PretrainConfig:
         faults = self.model.tau_faults(self.steps)
-        if self.data.meta is None and self.data.shards is None:
-            faults.append("give data.meta or data.shards")
+        if self.data.meta is None and self.data.shards is None and not self.dry_run:
+            faults.append("give data.meta or data.shards (--dry-run needs neither)")
         if self.model.from_scratch:
             vision = self.model.vision
             for name, here, there in (("tile_px", self.data.tile_px, vision.image_px),
@@ -116,7 +145,7 @@ MACHINE_PATHS: Any = {
 """Settings that a checkpoint does not repeat: they say where things lay on one machine."""
 
 FREE = frozenset(
-    ("out", "resume", "log_every", "save_every", "parallel", "accumulation", "watch.", "heldout.", "data.meta",
-     "data.base", "data.shards", "data.workers", "tokenizer.folder")
+    ("out", "resume", "dry_run", "plan.", "log_every", "save_every", "parallel", "accumulation", "watch.", "heldout.",
+     "data.meta", "data.base", "data.shards", "data.workers", "data.scan_rows", "tokenizer.folder")
 )  # fmt: skip
 """Settings that a run may change while it goes on."""

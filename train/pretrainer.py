@@ -19,6 +19,7 @@ from transformers import PreTrainedTokenizerBase
 
 from babelrs import __version__
 from babelrs.errors import BabelRSError
+from train.instruct.chat import IGNORED
 from train.instruct.faults import FaultFile, Tally
 from train.instruct.faults import summed as summed_tallies
 from train.instruct.packing import PADDING, Pack, stack
@@ -26,7 +27,6 @@ from train.instruct.sources import Source
 from train.instruct.stream import LoaderState, PackLoader
 from train.instruct.tiles import normalised
 from train.interruption import Interruption, interruptible
-from train.models.chunked_loss import IGNORED
 from train.models.csia import CSIA
 from train.models.vlm import LayerwiseInternVL
 from train.models.vlm_flops import training_flops

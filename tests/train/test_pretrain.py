@@ -196,6 +196,26 @@ def test_wrong_settings_are_listed_and_nothing_is_started(folder: Path, capsys: 
     assert "3 sequences are no multiple" in capsys.readouterr().err and not (folder / "uneven").exists()
 
 
+def test_missing_images_and_broken_rows_are_named_before_anything_is_started(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    meta = json.loads((folder / "instructions/meta.json").read_text())
+    talk = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "A ship."}]
+    lost = [{"id": n, "image": f"lost{n}.png", "conversations": talk} for n in range(2)]
+    (folder / "instructions/lost.jsonl").write_text("".join(json.dumps(row) + "\n" for row in lost) + "{}\n")
+    content = {**meta, "lost": {**next(iter(meta.values())), "annotation": "lost.jsonl", "length": 3}}
+    (folder / "instructions/with-lost.json").write_text(json.dumps(content))
+    given = [*arguments(folder, "lost"), "--data.meta", str(folder / "instructions/with-lost.json")]
+    strict = ["--data.max-broken-share", "0", "--steps", "1", "--model.tau", "0"]
+    assert run_command(main, [*given, *strict]) == 2
+    message = capsys.readouterr().err
+    assert all(part in message for part in ("lost0.png", "lost1.png", "lost, row 2: no conversation"))
+    assert not (folder / "lost").exists()
+    run_command(main, [*given, *strict, "--data.scan-rows", "3"])  # the sets have more: found while reading, if at all
+    assert (folder / "lost").exists()
+    assert run_command(main, [*given, "--steps", "1", "--model.tau", "0", "--out", str(folder / "few")]) == 0
+
+
 def test_the_list_of_broken_rows_outlives_a_resume(folder: Path) -> None:
     meta = json.loads((folder / "instructions/meta.json").read_text())
     broken = folder / "instructions/broken.jsonl"

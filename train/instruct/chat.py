@@ -16,8 +16,8 @@ from transformers import PreTrainedTokenizerBase
 from train.instruct.rows import IMAGE_CONTEXT, IMAGE_END, IMAGE_START, MARKER, TURN_END, TURN_START
 from train.instruct.tokenizer import TemplateTokens
 
-IGNORE = -100
-"""Label of a token that is not learnt."""
+IGNORED = -100
+"""Label of a token that carries no loss."""
 
 Ids = npt.NDArray[np.int64]
 
@@ -56,7 +56,7 @@ def conversation_tokens(
         pieces += [(_before_answer(question, system if number == 0 else None), False), (answer + TURN_END, True)]
     parts = [(_ids(text, tokenizer), learnt) for text, learnt in pieces]
     ids = np.concatenate([part for part, _ in parts])
-    labels = np.concatenate([part if learnt else np.full_like(part, IGNORE) for part, learnt in parts])
+    labels = np.concatenate([part if learnt else np.full_like(part, IGNORED) for part, learnt in parts])
     repeats = _repeats(ids, image_tokens, template)
     return Tokens(np.repeat(ids, repeats), np.repeat(labels, repeats))
 

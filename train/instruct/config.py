@@ -30,6 +30,9 @@ class InstructConfig(BaseModel):
     workers: int = Field(0, ge=0, description="loader processes of each training process")
     max_broken_share: float = Field(0.01, ge=0, le=1, description="share of broken rows above which the run stops")
     broken_from_rows: int = Field(1000, ge=1, description="rows that this share is taken of at least")
+    scan_rows: int = Field(
+        200_000, ge=0, description="of up to so many rows in all, every row and image file is looked at first; 0: never"
+    )
 
     @property
     def tokens_per_tile(self) -> int:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from train.instruct.chat import IGNORE
+from train.instruct.chat import IGNORED
 from train.instruct.examples import Example
 
 Position = tuple[int, ...]
@@ -27,7 +27,6 @@ class Pack:
         input_ids: ``(L,)`` int64, padded.
         labels: ``(L,)`` int64, -100 where nothing is learnt; the first token of a conversation never is, so that none
             is predicted from the one before.
-        position_ids: ``(L,)`` int64, from 0 for every conversation.
         sample_ids: ``(L,)`` int64: the conversation of a token, from 0; -1 is padding. A token may attend to earlier
             ones of its own conversation only.
         tiles: ``(n, 3, S, S)`` uint8, in the order of their tokens; :func:`train.instruct.tiles.normalised` makes
@@ -37,7 +36,6 @@ class Pack:
 
     input_ids: Tensor
     labels: Tensor
-    position_ids: Tensor
     sample_ids: Tensor
     tiles: Tensor
     names: tuple[str, ...]
@@ -54,7 +52,6 @@ class PackBatch:
 
     input_ids: Tensor
     labels: Tensor
-    position_ids: Tensor
     sample_ids: Tensor
     tiles: Tensor
     names: tuple[tuple[str, ...], ...]
@@ -63,17 +60,16 @@ class PackBatch:
 def make_pack(examples: Sequence[Example], length: int, pad_id: int) -> Pack:
     """Put conversations one after another into a sequence of ``length`` tokens."""
     ids = torch.full((length,), pad_id, dtype=torch.long)
-    labels = torch.full((length,), IGNORE, dtype=torch.long)
-    positions = torch.zeros(length, dtype=torch.long)
+    labels = torch.full((length,), IGNORED, dtype=torch.long)
     samples = torch.full((length,), PADDING, dtype=torch.long)
     start = 0
     for number, example in enumerate(examples):
         part = slice(start, start + len(example))
         ids[part], labels[part] = torch.from_numpy(example.input_ids), torch.from_numpy(example.labels)
-        positions[part], samples[part] = torch.arange(len(example)), number
+        samples[part] = number
         start += len(example)
     tiles = torch.cat([torch.from_numpy(example.tiles) for example in examples])
-    return Pack(ids, labels, positions, samples, tiles, tuple(example.name for example in examples))
+    return Pack(ids, labels, samples, tiles, tuple(example.name for example in examples))
 
 
 def stack(packs: Sequence[Pack]) -> PackBatch:
@@ -81,7 +77,6 @@ def stack(packs: Sequence[Pack]) -> PackBatch:
     return PackBatch(
         torch.stack([pack.input_ids for pack in packs]),
         torch.stack([pack.labels for pack in packs]),
-        torch.stack([pack.position_ids for pack in packs]),
         torch.stack([pack.sample_ids for pack in packs]),
         torch.cat([pack.tiles for pack in packs]),
         tuple(pack.names for pack in packs),

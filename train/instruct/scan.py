@@ -35,14 +35,19 @@ def _row_faults(item: InstructSet, number: int, line: bytes) -> list[Fault]:
     return [Fault(item.name, number, row.id, "image: missing", str(path)) for path in paths if not path.is_file()]
 
 
-def refuse_broken(sets: Sequence[InstructSet], max_share: float = 0.01) -> Tally:
+def refuse_broken(sets: Sequence[InstructSet], max_share: float = 0.01, from_rows: int = 1) -> Tally:
     """Scan, and stop before training where more than a share of the rows is broken.
+
+    Args:
+        sets: The instruction sets.
+        max_share: Largest share of broken rows.
+        from_rows: The share is taken of at least so many rows, as while training.
 
     Raises:
         BabelRSError: More are; every missing file and broken row is listed, up to fifty of them.
     """
     tally, faults = scan(sets)
-    if tally.broken > max_share * tally.rows:
+    if tally.broken > max_share * max(tally.rows, from_rows):
         lines = [f"{fault.dataset}, row {fault.row}: {fault.cause}: {fault.detail}" for fault in faults]
         what = f"{tally.broken} of {tally.rows} rows are broken, more than the share of {max_share:g} that may be"
         raise collected(what, lines, "Mend the data, or raise max_broken_share.")

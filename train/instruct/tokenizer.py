@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from babelrs.errors import BabelRSError
 from train.instruct.rows import IMAGE_CONTEXT, IMAGE_END, IMAGE_START, TEXT_END, TURN_END, TURN_START
@@ -71,6 +71,19 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int, folder: Path) -> PreT
     except OSError as error:
         raise BabelRSError(f"Cannot write the tokenizer to {folder}: {error}.", "Name another folder.") from error
     return fast
+
+
+def read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """A tokenizer in Hugging Face format.
+
+    Raises:
+        BabelRSError: It cannot be read.
+    """
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError) as error:
+        raise BabelRSError(f"The tokenizer {folder} cannot be read: {error}", "Give tokenizer.folder.") from None
+    return tokenizer
 
 
 def template_tokens(tokenizer: PreTrainedTokenizerBase) -> TemplateTokens:

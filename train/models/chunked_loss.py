@@ -14,8 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-IGNORED = -100
-"""Label of a token that is no response."""
+from train.instruct.chat import IGNORED
 
 
 class ResponseLoss(NamedTuple):

@@ -40,6 +40,10 @@ class Vocabulary:
     pad: int
 
 
+INTERNVL_1B_VOCABULARY = Vocabulary(size=151_674, image_context=151_667, end=151_645, pad=151_643)
+"""Of the tokenizer published with InternVL2.5-1B."""
+
+
 def read_vocabulary(tokens: Mapping[str, int], end: str, pad: str) -> Vocabulary:
     """What the model needs to know of a tokenizer, from its ``get_vocab()``.
 
@@ -67,10 +71,20 @@ def build_vlm(config: VLMConfig, vocabulary: Vocabulary) -> LayerwiseInternVL:
         scratch: Any = LayerwiseInternVL._from_config(_scratch_config(config, vocabulary))
         return _made_ready(scratch, config)
     published = _published_config(config.name)
-    vision: Any = published.vision_config
-    tapping = Tapping(config.merge, config.taps, config.tau, vision.num_hidden_layers, config.drop_path)
     _check_vocabulary(published, vocabulary, config.name)
-    return _made_ready(_published(config.name, tapped_config(published, tapping)), config)
+    return _made_ready(_published(config.name, _tapped(published, config)), config)
+
+
+def published_sizes(config: VLMConfig) -> LayerwiseInternVL:
+    """A model of the sizes of published weights, of which only the configuration is read; its weights are random.
+
+    Raises:
+        BabelRSError: It is no InternVL, cannot be read, or does not fit the taps.
+    """
+    import torch
+
+    random: Any = LayerwiseInternVL._from_config(_tapped(_published_config(config.name), config), dtype=torch.float32)
+    return _made_ready(random, config)
 
 
 def save_vlm(model: LayerwiseInternVL, folder: Path) -> None:
@@ -99,6 +113,12 @@ def _made_ready(model: LayerwiseInternVL, config: VLMConfig) -> LayerwiseInternV
         enable: Any = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)  # renamed
         enable({"use_reentrant": False})
     return model.train()
+
+
+def _tapped(published: InternVLConfig, config: VLMConfig) -> InternVLConfig:
+    vision: Any = published.vision_config
+    tapping = Tapping(config.merge, config.taps, config.tau, vision.num_hidden_layers, config.drop_path)
+    return tapped_config(published, tapping)
 
 
 def _scratch_config(config: VLMConfig, vocabulary: Vocabulary) -> InternVLConfig:

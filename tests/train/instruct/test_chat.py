@@ -5,7 +5,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from train.instruct.chat import IGNORE, conversation_tokens, prompt_ids
+from train.instruct.chat import IGNORED, conversation_tokens, prompt_ids
 from train.instruct.tokenizer import SPECIAL, template_tokens
 
 TURNS = (
@@ -52,7 +52,7 @@ def test_a_conversation_reads_as_the_template_with_a_context_token_for_every_vis
 
 def test_exactly_the_answers_and_their_end_tokens_are_learnt(any_tokenizer: PreTrainedTokenizerFast) -> None:
     found = conversation_tokens(TURNS, "Look.", [3, 5], any_tokenizer, template_tokens(any_tokenizer))
-    kept = found.labels != IGNORE
+    kept = found.labels != IGNORED
     assert (found.labels[kept] == found.input_ids[kept]).all()
     edges = np.flatnonzero(np.diff(np.concatenate([[False], kept, [False]]).astype(int)))
     spans = [text_of(any_tokenizer, found.input_ids[a:b]) for a, b in edges.reshape(-1, 2)]
@@ -66,7 +66,7 @@ def test_exactly_the_answers_and_their_end_tokens_are_learnt(any_tokenizer: PreT
 def test_a_prompt_is_what_training_shows_before_the_first_answer(any_tokenizer: PreTrainedTokenizerFast) -> None:
     template = template_tokens(any_tokenizer)
     found = conversation_tokens(TURNS[:1], "Look.", [4], any_tokenizer, template)
-    first = int(np.flatnonzero(found.labels != IGNORE)[0])
+    first = int(np.flatnonzero(found.labels != IGNORED)[0])
     prompt = prompt_ids(TURNS[0][0], "Look.", [4], any_tokenizer, template)
     assert prompt.tolist() == found.input_ids[:first].tolist()
 

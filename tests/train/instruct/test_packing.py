@@ -21,7 +21,6 @@ def test_a_pack_holds_whole_conversations_one_after_another() -> None:
     pack = make_pack(parts, LENGTH, pad_id=9)
     assert pack.input_ids.tolist() == [*range(100, 105), *range(200, 207), *range(300, 303), *[9] * 5]
     assert pack.labels.tolist() == [*(v for part in parts for v in part.labels), *[-100] * 5]
-    assert pack.position_ids.tolist() == [*range(5), *range(7), *range(3), *[0] * 5]
     assert pack.sample_ids.tolist() == [0] * 5 + [1] * 7 + [2] * 3 + [-1] * 5
     assert pack.tiles[:, 0, 0, 0].tolist() == [1, 1, 3] and pack.names == ("n1", "n2", "n3") and pack.num_tokens == 15
 

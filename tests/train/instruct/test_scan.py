@@ -25,3 +25,4 @@ def test_missing_images_and_broken_rows_of_all_sets_are_listed_at_once(tmp_path:
         refuse_broken(sets, 0.1)
     assert all(part in str(caught.value) for part in ("2 of 14", "gone.png", "away.png", "b, row 0: empty answer"))
     assert refuse_broken(sets, 0.15) == tally
+    assert refuse_broken(sets, 0.1, from_rows=20) == tally

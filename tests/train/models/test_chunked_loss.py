@@ -9,7 +9,8 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from train.models.chunked_loss import IGNORED, ResponseLoss, response_loss
+from train.instruct.chat import IGNORED
+from train.models.chunked_loss import ResponseLoss, response_loss
 
 BATCH, LENGTH, WIDTH, WORDS = 2, 40, 6, 500
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from train.models.chunked_loss import IGNORED
+from train.instruct.chat import IGNORED
 from train.models.csia import CSIA
 from train.models.vlm import LayerwiseInternVL
 from train.models.vlm_build import Vocabulary, build_vlm
