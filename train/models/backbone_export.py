@@ -11,10 +11,8 @@ from safetensors.torch import save_file
 
 from babelrs.errors import collected
 from train.config import INTERNVIT
+from train.models.backbone_record import RECORD_FILE, SCHEMA, WEIGHTS_FILE
 from train.models.vlm import LayerwiseInternVL
-
-RECORD_FILE = "backbone.json"
-SCHEMA = "babelrs.backbone/1"
 
 
 def export_backbone(model: LayerwiseInternVL, folder: Path) -> None:
@@ -30,7 +28,7 @@ def export_backbone(model: LayerwiseInternVL, folder: Path) -> None:
     record = {"schema": SCHEMA, "backbone": detector_settings(model), "merge": _merge_record(model)}
     folder.mkdir(parents=True, exist_ok=True)
     weights = {name: t.detach().to("cpu", torch.float32).contiguous() for name, t in _tower(model).items()}
-    save_file(weights, folder / "model.safetensors")
+    save_file(weights, folder / WEIGHTS_FILE)
     (folder / "config.json").write_text(json.dumps(vision.to_dict(), indent=1, sort_keys=True) + "\n")
     (folder / RECORD_FILE).write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
 
