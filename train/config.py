@@ -149,6 +149,15 @@ class ModelConfig(_Section):
                 faults.append(f"{sensor} input {self.input_px.of(sensor)} is not a multiple of the {patch_px} px patch")
         return faults
 
+    def crop_faults(self, crop_px: int) -> list[str]:
+        """What does not fit square training crops of this side, pixels; nothing is wrong where it is empty."""
+        faults, patch_px = [], self.backbone.patch_px
+        if crop_px < 2 * self.strides[-1]:  # batch normalisation needs more than one value
+            faults.append(f"augment.crop_px {crop_px} is below twice the coarsest stride {self.strides[-1]}")
+        if patch_px and crop_px % patch_px:
+            faults.append(f"augment.crop_px {crop_px} is not a multiple of the {patch_px} px patch")
+        return faults
+
 
 class DataConfig(_Section):
     """What is read."""
@@ -277,11 +286,9 @@ class FinetuneConfig(_Section):
         return "no" if value is False else value  # YAML reads a bare no as false
 
     @model_validator(mode="after")
-    def _crop_holds_the_pyramid(self) -> FinetuneConfig:
-        if self.augment.crop_px < 2 * self.model.strides[-1]:  # batch normalisation needs more than one value
-            raise ValueError(
-                f"augment.crop_px {self.augment.crop_px} is below twice the coarsest stride {self.model.strides[-1]}"
-            )
+    def _crop_fits_the_model(self) -> FinetuneConfig:
+        if faults := self.model.crop_faults(self.augment.crop_px):
+            raise ValueError("; ".join(faults))
         return self
 
     @model_validator(mode="after")
@@ -297,13 +304,6 @@ class FinetuneConfig(_Section):
         weights = self.model.backbone.weights
         if weights is not None and not weights.exists():
             raise ValueError(f"model.backbone.weights {weights} does not exist")
-        return self
-
-    @model_validator(mode="after")
-    def _crop_holds_whole_patches(self) -> FinetuneConfig:
-        patch_px = self.model.backbone.patch_px
-        if patch_px and self.augment.crop_px % patch_px:
-            raise ValueError(f"augment.crop_px {self.augment.crop_px} is not a multiple of the {patch_px} px patch")
         return self
 
     @model_validator(mode="after")
