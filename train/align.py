@@ -16,7 +16,7 @@ from babelrs.errors import run_command
 from babelrs.sensors import Sensor
 from train.alignment.config import AlignConfig
 from train.alignment.features import LabelledImages, label_images, object_features
-from train.alignment.gradients import check_crop, gradient_cosines
+from train.alignment.gradients import check_trainable, gradient_cosines
 from train.alignment.measures import measure_pairs
 from train.alignment.plots import plot_alignment
 from train.alignment.report import PLOT, Result, format_table, write_numbers
@@ -68,9 +68,9 @@ def open_both(config: AlignConfig, training: TrainingSamples) -> dict[str, Subje
         before = at_random(after, config.seed, classes)
     else:
         before = open_checkpoint(config.before, config, classes)
-    if config.batches:
+    if training:
         for subject in (before, after):
-            check_crop(subject, config)
+            check_trainable(subject, training, config)
     return {"before": before, "after": after}
 
 

@@ -191,6 +191,10 @@ def test_a_sensor_that_the_checkpoint_or_the_data_lack_is_refused(
     save_tiny(tmp_path / "two", random_detector(tiny_model(), 2, two))
     message = refused(folder, capsys, arguments(folder, "wrong", str(tmp_path / "two")))
     assert "has no head for sar; it serves ir, rgb" in message and "--new_heads" in message
+    other = {**CLASSES, Sensor.IR: ("Car",)}
+    save_tiny(tmp_path / "other", random_detector(tiny_model(), 2, other))
+    message = refused(folder, capsys, arguments(folder, "wrong", before=str(tmp_path / "other")))
+    assert "ir annotations have classes that the checkpoint lacks" in message and "boat" in message
     assert "no concept has min_objects 7" in refused(folder, capsys, arguments(folder, "wrong", min_objects=7))
     message = refused(folder, capsys, arguments(folder, "wrong", data=str(tmp_path)))
     assert "no such folder" in message

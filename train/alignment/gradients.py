@@ -101,11 +101,9 @@ def gradient_cosines(
         BabelRSError: The crops do not fit the model, a class is unknown to its heads, an image cannot be read, or new
             heads diverge.
     """
-    check_crop(subject, config)
+    check_trainable(subject, samples, config)
     detector = subject.detector.to(device)
     classes = {sensor: detector.classes[sensor] for sensor in samples}
-    for sensor, group in samples.items():
-        check_classes(group, classes[sensor], sensor)
     dataset = CropDataset(samples, classes, subject.profiles, config.augment, cache=False)
     losses = _Losses(detector, config, device)
     steps = config.head_steps + config.batches
@@ -118,12 +116,14 @@ def gradient_cosines(
     return _measured(detector, later, losses, heads)
 
 
-def check_crop(subject: Subject, config: AlignConfig) -> None:
-    """Refuse crops that the detector cannot be trained on.
+def check_trainable(subject: Subject, samples: Mapping[Sensor, list[Sample]], config: AlignConfig) -> None:
+    """Refuse what the detector has no loss for.
 
     Raises:
-        BabelRSError: Listing why.
+        BabelRSError: The crops do not fit the model, or its heads do not know a class.
     """
+    for sensor, group in samples.items():
+        check_classes(group, subject.detector.classes[sensor], sensor)
     if faults := subject.detector.config.crop_faults(config.augment.crop_px):
         raise collected("The training crops do not fit the detector", faults, "Change augment.crop_px.")
 

@@ -90,9 +90,21 @@ def oracle(first: Objects, second: Objects, concepts: str, form: str) -> dict[st
     }
 
 
+def uneven(objects: Objects, seed: int) -> Objects:
+    """From 2 to 9 objects of each concept, in mixed order."""
+    rng = np.random.default_rng(seed)
+    rows = np.concatenate([
+        rng.choice(np.flatnonzero(np.array(objects.concepts) == name), 2 + 7 * index // 3, replace=False)
+        for index, name in enumerate(sorted(set(objects.concepts)))
+    ])  # fmt: skip
+    rows = rng.permutation(rows)
+    return Objects(objects.features[rows], tuple(objects.concepts[row] for row in rows), objects.images[rows])
+
+
 @pytest.mark.parametrize("shared", [0.0, 0.4, 1.0])
 def test_every_number_is_that_of_plain_loops(shared: float) -> None:
-    objects = planted(5, MIXED, shared, offset=0.7, noise=1.5, count=7, channels=9)
+    alike = planted(5, MIXED, shared, offset=0.7, noise=1.5, count=9, channels=9)
+    objects = {sensor: uneven(found, seed) for seed, (sensor, found) in enumerate(alike.items())}
     pairs = measure_pairs(objects)
     assert list(pairs) == ["ir-rgb", "ir-sar", "rgb-sar"]
     for first, second in combinations(sorted(Sensor), 2):
