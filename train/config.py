@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator,
 
 from babelrs.errors import BabelRSError
 from babelrs.sensors import Sensor
-from train.backbone_record import backbone_folder, read_backbone_settings
+from train.backbone_record import backbone_folder, read_backbone_record
 
 
 class _Section(BaseModel):
@@ -155,6 +155,15 @@ class ModelConfig(_Section):
                 faults.append(f"{sensor} input {self.input_px.of(sensor)} is not a multiple of the {patch_px} px patch")
         return faults
 
+    def crop_faults(self, crop_px: int) -> list[str]:
+        """What does not fit square training crops of this side, pixels; nothing is wrong where it is empty."""
+        faults, patch_px = [], self.backbone.patch_px
+        if crop_px < 2 * self.strides[-1]:  # batch normalisation needs more than one value
+            faults.append(f"augment.crop_px {crop_px} is below twice the coarsest stride {self.strides[-1]}")
+        if patch_px and crop_px % patch_px:
+            faults.append(f"augment.crop_px {crop_px} is not a multiple of the {patch_px} px patch")
+        return faults
+
 
 class DataConfig(_Section):
     """What is read."""
@@ -288,7 +297,7 @@ class FinetuneConfig(_Section):
             return values
         folder = backbone_folder(Path(values["backbone"]))
         try:
-            recorded = read_backbone_settings(folder)
+            recorded = read_backbone_record(folder)["backbone"]
         except BabelRSError as error:
             raise ValueError(str(error)) from None
         model = values.get("model") or {}
@@ -302,11 +311,9 @@ class FinetuneConfig(_Section):
         return "no" if value is False else value  # YAML reads a bare no as false
 
     @model_validator(mode="after")
-    def _crop_holds_the_pyramid(self) -> FinetuneConfig:
-        if self.augment.crop_px < 2 * self.model.strides[-1]:  # batch normalisation needs more than one value
-            raise ValueError(
-                f"augment.crop_px {self.augment.crop_px} is below twice the coarsest stride {self.model.strides[-1]}"
-            )
+    def _crop_fits_the_model(self) -> FinetuneConfig:
+        if faults := self.model.crop_faults(self.augment.crop_px):
+            raise ValueError("; ".join(faults))
         return self
 
     @model_validator(mode="after")
@@ -322,13 +329,6 @@ class FinetuneConfig(_Section):
         weights = self.model.backbone.weights
         if weights is not None and not weights.exists():
             raise ValueError(f"model.backbone.weights {weights} does not exist")
-        return self
-
-    @model_validator(mode="after")
-    def _crop_holds_whole_patches(self) -> FinetuneConfig:
-        patch_px = self.model.backbone.patch_px
-        if patch_px and self.augment.crop_px % patch_px:
-            raise ValueError(f"augment.crop_px {self.augment.crop_px} is not a multiple of the {patch_px} px patch")
         return self
 
     @model_validator(mode="after")

@@ -8,11 +8,11 @@ from __future__ import annotations
 import logging
 import sys
 
-from babelrs.errors import BabelRSError, run_command
+from babelrs.errors import run_command
 from babelrs.sensors import Sensor
 from train.cli import load_config, start_logging
 from train.config import FinetuneConfig
-from train.data.samples import Sample, check_classes, class_list, limited
+from train.data.samples import Sample, check_classes, check_objects, class_list, limited
 from train.data.soi_det import read_split
 from train.devices import warn_of_slow_precision
 from train.footprint import predict, table
@@ -36,8 +36,7 @@ def read_training(config: FinetuneConfig) -> tuple[dict[Sensor, list[Sample]], d
     """
     data = config.data
     samples = limited(read_split(data.root, data.sensors, "train"), data.images_per_sensor)
-    if empty := [sensor.value for sensor, group in samples.items() if not class_list(group)]:
-        raise BabelRSError(f"No image of {', '.join(empty)} has an object.", "Annotate some, or change data.sensors.")
+    check_objects(samples)
     if not config.watch.evaluate_every:
         return samples, {}
     evaluation = limited(read_split(data.root, data.sensors, "eval"), data.images_per_sensor)

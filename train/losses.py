@@ -7,13 +7,14 @@ The total over sensors is the plain sum of the heads' losses, with no alignment 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from babelrs.sensors import Sensor
 from train.assigner import Assignment, Targets, assign
 from train.config import AssignerConfig, LossConfig
 from train.gaussian import box_gaussian, overlap_loss
@@ -121,6 +122,20 @@ def head_loss(
         + config.direction_weight * parts[2]
     )
     return HeadLoss(class_loss, parts[0], parts[1], parts[2], total)
+
+
+def sensor_losses(
+    outputs: Mapping[Sensor, RawOutputs],
+    targets: Mapping[Sensor, Sequence[Targets]],
+    points: Tensor,
+    strides: Tensor,
+    config: LossConfig,
+    assigner: AssignerConfig,
+) -> dict[Sensor, HeadLoss]:
+    """The loss of every sensor's head; arguments by sensor, otherwise as :func:`head_loss` takes them."""
+    return {
+        sensor: head_loss(raw, targets[sensor], points, strides, config, assigner) for sensor, raw in outputs.items()
+    }
 
 
 def _assigned(

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -20,15 +18,13 @@ from babelrs.postprocess import detections_from_outputs
 from babelrs.radiometry import RadiometryProfile, to_uint8
 from babelrs.sensors import Sensor
 from babelrs.tiling import Tile, cut_tile, merge_tiles, plan_tiles
+from train.data.read_ahead import ahead
 from train.models.detector import Detector, SensorDetector
 
 EVALUATION_SCORE = 0.02
 """Detections below this score are left out of an evaluation, as on COCO's and DOTA's servers."""
-READERS = 4
-"""Threads that read ahead: decoding and tiling of the next images go on while the model works on these."""
 
 Pixels = npt.NDArray[np.uint8]
-Read = TypeVar("Read")
 
 
 @dataclass
@@ -101,8 +97,7 @@ class Predictor:
             ImageError: A file cannot be used.
             BabelRSError: The model's outputs are not finite; the image is named.
         """
-        with ThreadPoolExecutor(READERS) as readers:
-            yield from self._batched(_ahead(readers, self._read, paths))
+        yield from self._batched(ahead(self._read, paths))
 
     def _read(self, path: Path) -> tuple[str, int, int, list[Tile], list[Pixels]]:
         image = to_uint8(read_frame(path), self.profile)
@@ -149,16 +144,3 @@ class Predictor:
                     boxes, scores, labels, self.classes, self.sensor, self.score_threshold, self.config.nms_iou
                 )
             )
-
-
-def _ahead(
-    readers: ThreadPoolExecutor, read: Callable[[Path], Read], paths: Sequence[Path], most: int = 2 * READERS
-) -> Iterator[Read]:
-    """What ``read`` gives for each path, in order, with at most ``most`` of them read before they are wanted."""
-    pending: deque[Future[Read]] = deque()
-    for path in paths:
-        pending.append(readers.submit(read, path))
-        if len(pending) == most:
-            yield pending.popleft().result()
-    while pending:
-        yield pending.popleft().result()

@@ -25,7 +25,7 @@ from train.data.batches import Batch, CropDataset, make_loader
 from train.data.samples import Sample, class_list
 from train.evaluate import predict_samples
 from train.interruption import Interruption, interruptible
-from train.losses import HeadLoss, head_loss
+from train.losses import HeadLoss, sensor_losses
 from train.models.backbone_weights import initialise_backbone
 from train.models.detector import Detector
 from train.models.pyramid import anchor_points
@@ -181,12 +181,8 @@ class Trainer:
     def _losses(self, batch: Batch) -> dict[Sensor, HeadLoss]:
         with torch.autocast(self.device.type, _AMP_TYPES[self.config.precision], self.config.precision != "no"):
             outputs = self.model(batch.pixels)
-        return {
-            sensor: head_loss(
-                raw, batch.targets[sensor], self.points, self.strides, self.config.loss, self.config.assigner
-            )
-            for sensor, raw in outputs.items()
-        }
+        config = self.config
+        return sensor_losses(outputs, batch.targets, self.points, self.strides, config.loss, config.assigner)
 
     def _where(self, batch: Batch) -> str:
         """Where NaN begins in the forward pass."""

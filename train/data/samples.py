@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from babelrs.errors import collected
+from babelrs.errors import BabelRSError, collected
 from babelrs.sensors import Sensor
 
 
@@ -39,6 +40,16 @@ class Sample:
 def class_list(samples: list[Sample]) -> tuple[str, ...]:
     """The class names that occur, sorted: class lists come from the data."""
     return tuple(sorted({name for sample in samples for name in sample.names}))
+
+
+def check_objects(samples: Mapping[Sensor, list[Sample]]) -> None:
+    """Refuse sensors without anything to learn.
+
+    Raises:
+        BabelRSError: A sensor has no object.
+    """
+    if empty := [sensor.value for sensor, group in samples.items() if not class_list(group)]:
+        raise BabelRSError(f"No image of {', '.join(empty)} has an object.", "Annotate some, or change data.sensors.")
 
 
 def check_classes(samples: list[Sample], classes: tuple[str, ...], sensor: Sensor) -> None:

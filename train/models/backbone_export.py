@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from babelrs.errors import collected
-from train.backbone_record import RECORD_FILE, SCHEMA
+from train.backbone_record import RECORD_FILE, SCHEMA, WEIGHTS_FILE
 from train.config import INTERNVIT
 from train.models.vlm import LayerwiseInternVL
 
@@ -40,7 +40,7 @@ def export_backbone(model: LayerwiseInternVL, folder: Path, weights: Mapping[str
     held = model.state_dict() if weights is None else weights
     tower = {name[len(_TOWER) :]: tensor for name, tensor in held.items() if name.startswith(_TOWER)}
     plain = {name: tensor.detach().to("cpu", torch.float32).contiguous() for name, tensor in tower.items()}
-    save_file(plain, folder / "model.safetensors")
+    save_file(plain, folder / WEIGHTS_FILE)
     (folder / "config.json").write_text(json.dumps(vision.to_dict(), indent=1, sort_keys=True) + "\n")
     (folder / RECORD_FILE).write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
 

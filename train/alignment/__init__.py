@@ -1,0 +1,1 @@
+"""How near the sensors' features and detection gradients lie to each other."""
