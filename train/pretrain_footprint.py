@@ -54,8 +54,8 @@ def _flops(footprint: PretrainFootprint) -> str:
         [
             ("sequences", str(config.sequences)),
             ("tokens, all sequences full", f"{config.sequences * config.data.max_length:,}"),
-            ("model TFLOP of a sequence (a multiply-add counts twice)", f"{footprint.sequence_flops / 1e12:.3f}"),
-            ("model TFLOP of the step", f"{footprint.step_flops / 1e12:,.1f}"),
+            ("model TFLOP of a sequence (a multiply-add counts twice)", f"{footprint.sequence_flops / 1e12:,.4g}"),
+            ("model TFLOP of the step", f"{footprint.step_flops / 1e12:,.4g}"),
         ],
     )
 

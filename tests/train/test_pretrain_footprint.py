@@ -290,11 +290,13 @@ def test_a_dry_run_needs_no_data_and_writes_nothing(tmp_path: Path, capsys: pyte
     printed = capsys.readouterr().out
     assert sorted(tmp_path.rglob("*")) == before
     total = sum(parameters_by_hand("lvsa", True).values())
-    assert f"| total | {total / 1e6:.3f} |" in printed and printed.count("predicted") >= 5
+    assert f"| total | {total / 1e6:.3f} |" in printed and printed.lower().count("predicted") == 6
     assert "3 conversations: 12 tiles of 4 visual tokens, 24 tokens of instructions and 24 that are learnt" in printed
     assert "| tokens, all sequences full | 1,152 |" in printed
     assert "5: not a divisor of 12 sequences" in printed and "steps/day (days) at 25 % MFU" in printed
-    rate = predict(config).steps_a_day(1, 0.25)
+    predicted = predict(config)
+    rate, memory = predicted.steps_a_day(1, 0.25), f"{predicted.gpu_bytes(1, False) / 2**20:.1f} MiB"
+    assert f"| 1 | 1 | 12 | {memory} | {memory} |" in printed
     assert f"| 1 | {rate:,.0f} ({100 / rate:,.2f}) |" in printed
     assert main([str(file)]) == 0
     page = capsys.readouterr().out
