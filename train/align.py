@@ -25,6 +25,7 @@ from train.alignment.sources import Subject, at_random, open_checkpoint
 from train.cli import load_config, start_logging
 from train.data.samples import Sample, check_objects, class_list, limited
 from train.data.soi_det import read_split
+from train.devices import pick_device
 from train.instruct.concepts import CONCEPTS, read_concepts
 
 log = logging.getLogger("train.align")
@@ -100,7 +101,7 @@ def main(arguments: list[str]) -> int:
         torch.set_num_threads(config.threads)
     images, training = read_images(config), read_training(config)
     subjects = open_both(config, training)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = pick_device()
     results = {}
     for name, subject in subjects.items():
         log.info("%s: %s", name, subject.provenance["kind"])
