@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt, model_validator
 
 from babelrs.errors import BabelRSError
 from babelrs.sensors import Sensor
@@ -23,6 +23,11 @@ _INTERNVIT_SIZES: dict[str, Any] = {
     "image_px": 448,
 }  # fmt: skip
 """What ``internvit_300m`` takes where nothing else is given (InternVL2.5's vision model)."""
+
+
+def word_no(value: object) -> object:
+    """The precision ``no``, which YAML reads as false where it stands bare."""
+    return "no" if value is False else value
 
 
 _BESIDE_THE_VIT = ("stem_widths", "stem_blocks", "drop_path", "grad_checkpointing")
@@ -273,7 +278,9 @@ class FinetuneConfig(_Section):
         None, gt=0, description="instead of steps: how often as many images are drawn as the training split has"
     )
     seed: int = Field(0, ge=0, description="seed of every random draw")
-    precision: Literal["no", "bf16", "fp16"] = Field("no", description="automatic mixed precision")
+    precision: Annotated[Literal["no", "bf16", "fp16"], BeforeValidator(word_no)] = Field(
+        "no", description="automatic mixed precision"
+    )
     parallel: Literal["ddp", "fsdp"] = Field("ddp", description="several processes: replicas, or sharded weights")
     compile: bool = Field(False, description="compile the detector with torch.compile")
     deterministic: bool = Field(False, description="refuse operations whose result varies from run to run")
@@ -304,11 +311,6 @@ class FinetuneConfig(_Section):
         model = model.model_dump() if isinstance(model, BaseModel) else model
         given = {key: value for key, value in (model.get("backbone") or {}).items() if key in _BESIDE_THE_VIT}
         return {**values, "model": {**model, "backbone": {**given, **recorded, "weights": str(folder)}}}
-
-    @field_validator("precision", mode="before")
-    @classmethod
-    def _word_no(cls, value: object) -> object:
-        return "no" if value is False else value  # YAML reads a bare no as false
 
     @model_validator(mode="after")
     def _crop_fits_the_model(self) -> FinetuneConfig:

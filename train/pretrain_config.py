@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt, model_validator
 
-from train.config import OptimizerConfig
+from train.config import OptimizerConfig, word_no
 from train.instruct.config import InstructConfig
 from train.vlm_config import VLMConfig
 
@@ -99,7 +99,9 @@ class PretrainConfig(_Section):
     resume: bool = Field(False, description="continue the run in out from its last checkpoint")
     steps: int = Field(20_000, ge=1, description="optimiser steps")
     seed: int = Field(0, ge=0, description="seed of every random draw")
-    precision: Literal["no", "bf16"] = Field("no", description="automatic mixed precision")
+    precision: Annotated[Literal["no", "bf16"], BeforeValidator(word_no)] = Field(
+        "no", description="automatic mixed precision"
+    )
     parallel: Literal["ddp", "fsdp"] = Field("ddp", description="several processes: replicas, or sharded weights")
     deterministic: bool = Field(False, description="refuse operations whose result varies from run to run")
     dry_run: bool = Field(

@@ -17,6 +17,7 @@ from babelrs.sensors import Sensor
 from train.cli import load_config
 from train.config import FinetuneConfig
 from train.evaluate import EvaluateConfig
+from train.pretrain_config import PretrainConfig
 
 
 def faults_of(arguments: list[str], kind: type[BaseModel] = FinetuneConfig) -> list[str]:
@@ -84,7 +85,10 @@ def test_the_settings_that_a_run_writes_can_be_given_to_the_next(tmp_path: Path)
 
 def test_the_word_no_in_a_file_is_a_precision(tmp_path: Path) -> None:
     """YAML reads a bare ``no`` as a boolean."""
-    assert load_config(FinetuneConfig, ["--config", write_yaml(tmp_path, "precision: no\n")]).precision == "no"
+    file = write_yaml(tmp_path, "precision: no\n")
+    assert load_config(FinetuneConfig, ["--config", file]).precision == "no"
+    tiny = ["--data.meta", "m.json", "--data.tile_px", "128", "--data.patch_px", "16"]
+    assert load_config(PretrainConfig, ["--config", file, *tiny]).precision == "no"
 
 
 def test_all_faults_of_file_and_options_are_listed_at_once(tmp_path: Path) -> None:
