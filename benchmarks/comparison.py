@@ -1,8 +1,8 @@
 """``python -m benchmarks.comparison``: our detector against a baseline trained on the same images for as many epochs.
 
-Takes the run folders of ``train.finetune`` (one for each seed; trained with ``watch.evaluate_every``), the JSON that
-``benchmarks.accuracy`` wrote for the bundle of one of them, and what ``benchmarks.baseline curve`` wrote. Writes a
-table, ``OUT.json`` and ``OUT.png``: H-mAP and AP50 per sensor against epochs.
+Takes the run folders of ``train.finetune`` (one for each seed; trained with ``watch.evaluate_every``), what
+``benchmarks.baseline curve`` wrote, and what ``benchmarks.latency`` wrote for the graphs of both sides. Writes a table,
+``OUT.json`` and ``OUT.png``: H-mAP and AP50 per sensor against epochs.
 """
 
 from __future__ import annotations
@@ -28,7 +28,10 @@ class ComparisonConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     runs: tuple[Path, ...] = Field(min_length=1, description="run folders, one for each seed")
-    accuracy: Path = Field(description="JSON of benchmarks.accuracy for the bundle of one of the runs")
+    latency: Path = Field(
+        Path("benchmarks/results/latency-comparison.json"),
+        description="JSON of benchmarks.latency: a graph named baseline, all others ours",
+    )
     baseline: Path = Field(
         Path("benchmarks/results/baseline-yolo11n-obb.json"), description="JSON of benchmarks.baseline curve"
     )
@@ -108,11 +111,10 @@ def plot(curves: Sequence[Sequence[Mapping[str, Any]]], baseline: Sequence[Mappi
 def main(arguments: list[str]) -> int:
     """Entry point; see ``--help``. Exits with 1 where the baseline is better or faster anywhere."""
     config = load_config(ComparisonConfig, arguments)
-    baseline, accuracy = (json.loads(path.read_text()) for path in (config.baseline, config.accuracy))
+    baseline, timed = (json.loads(path.read_text()) for path in (config.baseline, config.latency))
     curves = [our_curve(run) for run in config.runs]
     rows = verdict([curve[-1] for curve in curves], baseline["curve"][-1])
-    latency = {f"ours, {name}": float(value) for name, value in accuracy["median_infer_ms"].items()}
-    latency["baseline"] = float(baseline["curve"][-1]["latency_ms"])
+    latency = {name: float(value) for name, value in timed["median_ms"].items()}
     sys.stdout.write(format_table(rows, latency))
     record = {"schema": "babelrs.comparison/1", "rows": rows, "latency_ms": latency, "ours": curves}
     config.out.parent.mkdir(parents=True, exist_ok=True)

@@ -45,6 +45,18 @@ def accuracy_table() -> str:
     return "\n".join(lines)
 
 
+def comparison_table() -> str:
+    """Ours and the baseline's AP50 and H-mAP in percent, and the slowest sensor's graph."""
+    record = read_result("comparison")
+    rows, latency = record["rows"], record["latency_ms"]
+    times = {"baseline": latency["baseline"], "ours": max(v for name, v in latency.items() if name != "baseline")}
+    lines = ["| AP50, % | RGB | SAR | infrared | H-mAP | graph, 2 threads |", "|---|---|---|---|---|---|"]
+    for side, title in (("ours", "ours (`nano`)"), ("baseline", "YOLO11n-OBB")):
+        cells = [f"{100 * rows[name][side]:.1f}" for name in (*(sensor.value for sensor in Sensor), "h_map")]
+        lines.append(f"| {' | '.join([title, *cells, f'{times[side]:.0f} ms'])} |")
+    return "\n".join(lines)
+
+
 def basics_table() -> str:
     """Start-up, simulator and overlap, as measured."""
     record = read_result("basics")
@@ -74,7 +86,7 @@ def main(arguments: list[str]) -> int:
     """Entry point; takes no arguments."""
     if arguments:
         raise BabelRSError(f"Unexpected arguments {arguments}.", "python -m benchmarks.summary takes none.")
-    sys.stdout.write(f"{accuracy_table()}\n\n{basics_table()}\n")
+    sys.stdout.write(f"{accuracy_table()}\n\n{comparison_table()}\n\n{basics_table()}\n")
     return 0
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from benchmarks.summary import accuracy_table, basics_table
+from benchmarks.summary import accuracy_table, basics_table, comparison_table
 
 
 def test_the_tables_of_the_readme_are_those_of_the_result_files(repository: Path) -> None:
     readme = (repository / "README.md").read_text()
     assert accuracy_table() in readme
+    assert comparison_table() in readme
     assert basics_table() in readme
 
 
