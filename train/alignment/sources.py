@@ -17,7 +17,7 @@ from babelrs.radiometry import DEFAULT_PROFILES, RadiometryProfile
 from babelrs.sensors import Sensor
 from train import checkpoint
 from train.alignment.config import AlignConfig
-from train.backbone_record import RECORD_FILE, WEIGHTS_FILE, read_backbone_record
+from train.backbone_record import FOLDER, RECORD_FILE, WEIGHTS_FILE, read_backbone_record
 from train.config import BackboneConfig, ModelConfig
 from train.models.backbone_weights import load_backbone_weights
 from train.models.detector import Detector
@@ -25,8 +25,6 @@ from train.models.detector import Detector
 log = logging.getLogger("train.align")
 
 DETECTION_RECORD, BACKBONE_RECORD = checkpoint.RECORD_FILE, RECORD_FILE
-BACKBONE = "backbone"
-"""Folder of a pretraining checkpoint that holds its backbone."""
 Classes = Mapping[Sensor, tuple[str, ...]]
 
 
@@ -63,12 +61,12 @@ def open_checkpoint(folder: Path, config: AlignConfig, classes: Classes) -> Subj
     """
     if (folder / DETECTION_RECORD).is_file():
         return _open_detection(folder, config, classes)
-    for backbone in (folder / BACKBONE, folder):
+    for backbone in (folder / FOLDER, folder):
         if (backbone / BACKBONE_RECORD).is_file():
             return _open_backbone(backbone, config, classes)
     raise BabelRSError(
         f"{folder} is no checkpoint that can be measured: it has neither {DETECTION_RECORD} (train.finetune) nor "
-        f"{BACKBONE}/{BACKBONE_RECORD} (train.pretrain) nor {BACKBONE_RECORD} (a backbone folder).",
+        f"{FOLDER}/{BACKBONE_RECORD} (train.pretrain) nor {BACKBONE_RECORD} (a backbone folder).",
         "Give a checkpoint folder such as RUN/final.",
     )
 
