@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from babelrs.errors import BabelRSError, run_command
+from babelrs.errors import EXIT_DONE, EXIT_USER_INPUT, BabelRSError, run_command
 from babelrs.images import Frame, ImageError, quiet_opencv, read_frame
 from babelrs.sensors import Sensor
 from train.answering import answers
@@ -133,7 +133,7 @@ def main(argv: list[str]) -> int:
             broken += 1
             continue
         _report(path, text, frame, sensor, arguments.out / f"{number:03d}.{path.stem}.png")
-    return 2 if broken else 0
+    return EXIT_USER_INPUT if broken else EXIT_DONE
 
 
 def _report(path: Path, text: str, frame: Frame, sensor: Sensor | None, picture: Path) -> None:

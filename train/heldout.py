@@ -19,13 +19,13 @@ from transformers import PreTrainedTokenizerBase
 from babelrs.images import Frame, read_frame
 from train.answering import answers
 from train.instruct.corpus import InstructSet
-from train.instruct.examples import Example, ExampleMaker
+from train.instruct.examples import ExampleMaker
 from train.instruct.faults import RowFault
-from train.instruct.packing import PADDING, make_pack, stack
+from train.instruct.packing import make_pack
 from train.instruct.rows import JsonLines, Row, parse_row, with_sensor
 from train.instruct.sampling import permutation
-from train.instruct.tiles import normalised
 from train.models.csia import CSIA
+from train.packed_loss import packed_losses
 
 SCORED = ("counting", "classification", "sensor", "grounding")
 """Tasks whose answers are compared word for word; of captions and boxes only the loss is measured."""
@@ -143,8 +143,10 @@ def held_out_losses(
     sums, counts, mode = defaultdict[str, float](float), Counter[str](), csia.training
     csia.eval()
     for part in _batches(held, batch, lambda one: make(one.row, one.read, one.item.max_tiles)):
-        with torch.autocast(csia.vlm.device.type, autocast, autocast != torch.float32):
-            losses, tokens = _row_losses(csia, [example for _, example in part], make.template.pad)
+        length = max(len(example) for _, example in part)
+        packs = [make_pack([example], length, make.template.pad) for _, example in part]  # one row a sequence
+        found = packed_losses(csia, packs, csia.vlm.device, autocast)
+        losses, tokens = found.per_sample.tolist(), found.tokens_per_sample.tolist()
         for (one, _), loss, number in zip(part, losses, tokens, strict=True):
             sums[one.sensor] += loss
             counts[one.sensor] += number
@@ -166,17 +168,6 @@ def _batches(
                 continue
         if part:
             yield part
-
-
-def _row_losses(csia: CSIA, examples: Sequence[Example], pad: int) -> tuple[list[float], list[int]]:
-    """Summed loss and number of response tokens of each example, one a sequence."""
-    length, device = max(len(example) for example in examples), csia.vlm.device
-    batch = stack([make_pack([example], length, pad) for example in examples])
-    rows = torch.arange(len(examples))[:, None]
-    samples = torch.where(batch.sample_ids == PADDING, PADDING, rows)
-    tensors = [tensor.to(device) for tensor in (batch.input_ids, batch.labels, samples)]
-    loss = csia(*tensors, normalised(batch.tiles.to(device)), len(examples))
-    return loss.per_sample.tolist(), loss.tokens_per_sample.tolist()
 
 
 def ask(

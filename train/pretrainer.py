@@ -22,16 +22,16 @@ from babelrs.errors import BabelRSError
 from train.instruct.chat import IGNORED
 from train.instruct.faults import FaultFile, Tally
 from train.instruct.faults import summed as summed_tallies
-from train.instruct.packing import PADDING, Pack, stack
+from train.instruct.packing import Pack
 from train.instruct.sources import Source
 from train.instruct.stream import LoaderState, PackLoader
-from train.instruct.tiles import normalised
 from train.interruption import Interruption, interruptible
 from train.models.csia import CSIA
 from train.models.vlm import LayerwiseInternVL
 from train.models.vlm_flops import training_flops
 from train.observer import Observer
 from train.optimizer import learning_rate, make_optimizer, set_learning_rate
+from train.packed_loss import packed_losses
 from train.parallel import clip_gradients, distribute, gradients_kept_local, let_go
 from train.pretrain_config import MACHINE_PATHS, PretrainConfig
 from train.pretrain_files import write_model
@@ -150,7 +150,7 @@ class Pretrainer:
         total = torch.zeros((), device=self.device)
         for index, part in enumerate(parts):
             with gradients_kept_local(self.model, index + 1 < len(parts)):
-                loss = self._loss(part) / max(1.0, responses)
+                loss = packed_losses(self.model, part, self.device, self.autocast).total / max(1.0, responses)
                 (loss * num_processes()).backward()  # gradients are averaged over processes, whose losses add up
             total += loss.detach()
         mean = float(summed(total))
@@ -170,18 +170,6 @@ class Pretrainer:
             self.folder.append_metrics({"step": step, **seen})
             self.accelerator.log({"held_out/loss": seen["held_out"]["loss"]}, step=step)
             log.info("step %d: %s rows, loss %.3f", step, seen["rows_of"], seen["held_out"]["loss"])
-
-    def _loss(self, packs: Sequence[Pack]) -> Tensor:
-        """Summed loss of the response tokens of some sequences."""
-        batch = stack(packs)
-        sizes = [int(pack.sample_ids.max()) + 1 for pack in packs]
-        offsets = torch.tensor([0, *itertools.accumulate(sizes)][:-1])[:, None]
-        samples = torch.where(batch.sample_ids == PADDING, PADDING, batch.sample_ids + offsets)
-        moved = [tensor.to(self.device, non_blocking=True) for tensor in (batch.input_ids, batch.labels, samples)]
-        tiles = normalised(batch.tiles.to(self.device, non_blocking=True))
-        with torch.autocast(self.device.type, self.autocast, self.autocast != torch.float32):
-            loss: Tensor = self.model(*moved, tiles, sum(sizes)).total
-        return loss
 
     def _counts(self, parts: Sequence[Sequence[Pack]]) -> tuple[int, int, float]:
         """Tokens, response tokens and model FLOPs of this process' sequences."""
