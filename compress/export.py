@@ -19,12 +19,14 @@ from train.models.pyramid import level_sizes
 
 OPSET = 17
 """The oldest opset with LayerNormalization; TensorRT 10.3 and ONNX Runtime 1.18 read it."""
+HALF_OPSET = 19
+"""The oldest whose quantization scales may be float16, which a strongly typed float16 graph needs."""
 
 OUTPUTS = ("boxes", "scores", "labels")
 
 
-def export_graph(detector: Detector, sensor: Sensor) -> ModelProto:
-    """One sensor's graph, weights inside.
+def export_graph(detector: Detector, sensor: Sensor, opset: int = OPSET) -> ModelProto:
+    """One sensor's graph, weights inside; of the type that the detector's weights are of.
 
     Input ``pixels`` uint8 ``(N, H, W, C)`` with N dynamic; outputs ``boxes`` float32 ``(N, K, 5)``, ``scores`` float32
     ``(N, K)``, ``labels`` int32 ``(N, K)``; K is ``max_detections``, or the number of anchor points if that is less.
@@ -32,6 +34,7 @@ def export_graph(detector: Detector, sensor: Sensor) -> ModelProto:
     Args:
         detector: In evaluation mode, on the CPU.
         sensor: The head to export.
+        opset: Version of the standard operators.
     """
     height, width = detector.config.input_px.of(sensor)
     model = SensorDetector(copy.deepcopy(detector), sensor, detector.config.max_detections).eval()
@@ -52,7 +55,7 @@ def export_graph(detector: Detector, sensor: Sensor) -> ModelProto:
             (pixels,),
             file,
             dynamo=False,
-            opset_version=OPSET,
+            opset_version=opset,
             input_names=["pixels"],
             output_names=list(OUTPUTS),
             dynamic_axes={name: {0: "N"} for name in ("pixels", *OUTPUTS)},

@@ -47,7 +47,7 @@ class Histogram:
     @property
     def centres(self) -> Counts:
         """Magnitudes at the middle of each bin, ``(NUM_BINS,)``."""
-        return (np.arange(NUM_BINS) + 0.5) * (self.limit / NUM_BINS)
+        return np.linspace(0.5, NUM_BINS - 0.5, NUM_BINS) * (self.limit / NUM_BINS)
 
     def add(self, values: npt.NDArray[np.floating]) -> None:
         """Count a tensor of any shape; of a large one every k-th value, besides its extremes.

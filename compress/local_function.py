@@ -18,8 +18,9 @@ _END = 2**31 - 1
 def aggregate_function(num_taps: int, num_levels: int, opset: int) -> FunctionProto:
     """The function for S taps and P levels.
 
-    Inputs: S token maps ``(B, T, C)``, ``gamma (S, C)``, ``beta (S, C)``, ``weights (P, S)``; outputs: P maps
-    ``(B, C, H, W)``; attributes: :data:`ATTRIBUTES`.
+    Inputs: S token maps ``(B, T, C)``, ``gamma (S, C)``, ``beta (S, C)``, ``weights (P, S)``, the last three float32;
+    outputs: P maps ``(B, C, H, W)`` of the taps' type; attributes: :data:`ATTRIBUTES`. As the kernel does, it computes
+    in float32 whatever the taps are.
     """
     taps = [f"tap_{index}" for index in range(num_taps)]
     levels = [f"level_{index}" for index in range(num_levels)]
@@ -84,7 +85,8 @@ def _normalised(index: int, tap: str) -> list[NodeProto]:
         onnx.AttributeProto(name="epsilon", ref_attr_name="epsilon", type=onnx.AttributeProto.FLOAT)
     )
     return [
-        helper.make_node("Slice", [tap, "prefix_tokens_vector", "end", "one"], [f"tokens_{index}"]),
+        helper.make_node("Slice", [tap, "prefix_tokens_vector", "end", "one"], [f"stored_{index}"]),
+        helper.make_node("CastLike", [f"stored_{index}", "gamma"], [f"tokens_{index}"]),
         helper.make_node("Constant", [], [row], value_int=index),
         helper.make_node("Gather", ["gamma", row], [f"gamma_{index}"], axis=0),
         helper.make_node("Gather", ["beta", row], [f"beta_{index}"], axis=0),
@@ -107,5 +109,6 @@ def _mixed(level_index: int, level: str, num_taps: int) -> list[NodeProto]:
         products.append(product)
     nodes.append(helper.make_node("Sum", products, [f"{key}_sum"]))
     nodes.append(helper.make_node("Transpose", [f"{key}_sum"], [f"{key}_map"], perm=[0, 2, 1]))
-    nodes.append(helper.make_node("Reshape", [f"{key}_map", "map_shape"], [level]))
+    nodes.append(helper.make_node("Reshape", [f"{key}_map", "map_shape"], [f"{key}_wide"]))
+    nodes.append(helper.make_node("CastLike", [f"{key}_wide", "tap_0"], [level]))
     return nodes

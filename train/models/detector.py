@@ -78,7 +78,7 @@ class Detector(nn.Module):
 
     def features(self, images: Tensor) -> list[Tensor]:
         """The pyramid of normalised images ``(B, 3, H, W)``: maps ``(B, C, H/s, W/s)``, finest first."""
-        features = self.backbone(images)
+        features = self.backbone(images.to(next(self.backbone.parameters()).dtype))
         return self.pyramid(self.aggregate(features.taps, features.grid), features.prior)
 
     def forward(self, pixels: Mapping[Sensor, Tensor]) -> dict[Sensor, RawOutputs]:

@@ -1,0 +1,70 @@
+"""Weights stored as the INT8 values that an engine would round them to, half or a quarter of their size."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
+
+LEAST, GREATEST = -128, 127
+
+
+def fold_weights(model: ModelProto) -> int:
+    """Replace every ``QuantizeLinear`` of a constant by its result; the ``DequantizeLinear`` behind it stays.
+
+    Returns:
+        How many tensors were replaced.
+    """
+    graph = model.graph
+    constants = _constants(graph)
+    dead: list[NodeProto] = []
+    folded: list[TensorProto] = []
+    for node in graph.node:
+        if node.op_type == "QuantizeLinear" and node.input[0] in constants:
+            weight, scale = (numpy_helper.to_array(constants[name]) for name in node.input[:2])
+            folded.append(numpy_helper.from_array(quantized(weight, scale, _axis(node)), node.output[0]))
+            dead.append(node)
+    for node in dead:
+        graph.node.remove(node)
+    graph.initializer.extend(folded)
+    _drop_unused(graph)
+    return len(folded)
+
+
+def quantized(weight: npt.NDArray[Any], scale: npt.NDArray[Any], axis: int) -> npt.NDArray[np.int8]:
+    """``weight / scale`` rounded half to even and clipped to int8; ``scale`` of one value or along ``axis``."""
+    wide = scale.astype(np.float32)
+    if wide.ndim:
+        wide = wide.reshape([-1 if dim == axis else 1 for dim in range(weight.ndim)])
+    return np.clip(np.rint(weight.astype(np.float32) / wide), LEAST, GREATEST).astype(np.int8)
+
+
+def _axis(node: NodeProto) -> int:
+    return next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 1)
+
+
+def _constants(graph: GraphProto) -> dict[str, TensorProto]:
+    """Tensors whose values the file holds, by name; what is only renamed (Identity) as well."""
+    found = {tensor.name: tensor for tensor in graph.initializer}
+    for node in graph.node:
+        if node.op_type == "Constant" and node.attribute and node.attribute[0].name == "value":
+            found[node.output[0]] = node.attribute[0].t
+        elif node.op_type == "Identity" and node.input[0] in found:
+            found[node.output[0]] = found[node.input[0]]
+    return found
+
+
+def _drop_unused(graph: GraphProto) -> None:
+    """Remove initializers, constants and renamings that nothing reads any more."""
+    while True:
+        read = {name for node in graph.node for name in node.input} | {output.name for output in graph.output}
+        dead = [n for n in graph.node if n.op_type in ("Constant", "Identity") and not read.intersection(n.output)]
+        spare = [tensor for tensor in graph.initializer if tensor.name not in read]
+        if not dead and not spare:
+            return
+        for node in dead:
+            graph.node.remove(node)
+        for tensor in spare:
+            graph.initializer.remove(tensor)
