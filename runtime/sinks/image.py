@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from babelrs.boxes import to_corners
+from babelrs.detections import Detections
 from babelrs.errors import BabelRSError
 from babelrs.images import quiet_opencv
 from runtime.pipeline import FrameResult
@@ -73,25 +74,45 @@ def annotate(result: FrameResult) -> Image:
     Returns:
         ``(s H, s W, 3)`` uint8 in OpenCV's blue, green, red order; ``s`` from :func:`display_scale`.
     """
+    return draw(result.image, result.detections, display_scale(result.width, result.height))
+
+
+def draw(image: Image, found: Detections, scale: float, captions: bool = True) -> Image:
+    """An image, enlarged or reduced, with detections drawn on it.
+
+    Args:
+        image: ``(H, W, 3)`` red, green, blue, or ``(H, W, 1)``, uint8.
+        found: In pixels of the image.
+        scale: Factor of both sides; lines and letters keep their size.
+        captions: Whether class and score are written beside each box.
+
+    Returns:
+        ``(s H, s W, 3)`` uint8 in OpenCV's blue, green, red order, both sides rounded.
+    """
     cv2 = quiet_opencv()
-    scale = display_scale(result.width, result.height)
-    gray = result.image.shape[2] == 1
-    canvas = cv2.cvtColor(result.image, cv2.COLOR_GRAY2BGR if gray else cv2.COLOR_RGB2BGR)
-    if scale > 1:
-        canvas = cv2.resize(canvas, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
-    found = result.detections
+    canvas: Image = cv2.cvtColor(image, cv2.COLOR_GRAY2BGR if image.shape[2] == 1 else cv2.COLOR_RGB2BGR)
+    if scale != 1:
+        size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
+        canvas = cv2.resize(canvas, size, interpolation=cv2.INTER_CUBIC if scale > 1 else cv2.INTER_AREA)
     corners = to_corners(found.boxes) * scale - 0.5  # a pixel spans [x, x + 1); OpenCV draws on pixel centres
     colours = [PALETTE[label % len(PALETTE)] for label in found.labels]
     for polygon, colour in zip(corners, colours, strict=True):
         points = np.rint(np.clip(polygon, -32_000, 32_000) * 8).astype(np.int32)  # fixed point, 3 bits
         cv2.polylines(canvas, [points], True, (0, 0, 0), 4, cv2.LINE_AA, 3)
         cv2.polylines(canvas, [points], True, colour, 2, cv2.LINE_AA, 3)
+    if captions:
+        _write_labels(canvas, found, corners, colours)
+    return canvas
+
+
+def _write_labels(
+    canvas: Image, found: Detections, corners: npt.NDArray[np.float64], colours: list[tuple[int, int, int]]
+) -> None:
+    """Write class and score of every box with ``corners`` ``(N, 4, 2)``, in pixels of the canvas."""
     taken = np.concatenate([corners.min(axis=1), corners.max(axis=1)], axis=1)  # (N, 4) x0, y0, x1, y1
     for polygon, colour, label, score in zip(corners, colours, found.labels, found.scores, strict=True):
         plate = _write_label(canvas, f"{found.classes[label]} {score:.2f}", polygon, colour, taken)
         taken = np.concatenate([taken, [plate, plate]])  # covering a label is worse than covering a box
-    drawn: Image = canvas
-    return drawn
 
 
 def _write_label(

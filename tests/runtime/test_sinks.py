@@ -20,7 +20,7 @@ from runtime.pipeline import FrameResult
 from runtime.sinks import coco
 from runtime.sinks.coco import CocoSink
 from runtime.sinks.dota import DotaSink
-from runtime.sinks.image import PALETTE, ImageSink, annotate, display_scale
+from runtime.sinks.image import PALETTE, ImageSink, annotate, display_scale, draw
 from runtime.sinks.jsonl import JsonLinesSink
 
 
@@ -144,6 +144,18 @@ def test_an_annotated_image_differs_where_the_boxes_are_and_only_near_them(senso
             assert changed[y - 1 : y + 2, x - 1 : x + 2].all()
     assert not changed[: 20 * scale, : 20 * scale].any() and not changed[-10 * scale :, : 60 * scale].any()
     assert (shown == np.array(PALETTE[0])).all(axis=2).any() and (shown == np.array(PALETTE[1])).all(axis=2).any()
+
+
+@pytest.mark.parametrize("scale", [0.5, 0.75, 1.0, 1.5])
+def test_boxes_land_where_the_scaled_image_has_them(scale: float) -> None:
+    frame = result(BOXES)
+    shown = draw(frame.image, frame.detections, scale, captions=False)
+    assert shown.shape == (round(120 * scale), round(160 * scale), 3)
+    drawn = np.argwhere((shown != 90).any(axis=2))[:, ::-1]  # x, y of every pixel that a line touched
+    corners = to_corners(np.array(BOXES, np.float32)).reshape(-1, 2) * scale
+    low, high = drawn.min(axis=0), drawn.max(axis=0) + 1
+    assert (low + high) / 2 == pytest.approx((corners.min(axis=0) + corners.max(axis=0)) / 2, abs=0.8)
+    assert high - low == pytest.approx(np.ptp(corners, axis=0) + 6, abs=2)  # a line with its rim is 6 px wide
 
 
 def test_labels_of_crowded_boxes_do_not_cover_each_other() -> None:
