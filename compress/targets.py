@@ -45,6 +45,7 @@ class Target(BaseModel):
         peak_gflops_fp32: float32 peak, 10^9 operations a second.
         bandwidth_share: Share of the bandwidth that one may count on.
         peak_share: Share of a peak that one may count on.
+        kernel_us: Time that starting a kernel adds to its work, microseconds.
         batch_profile: Least, best and most images of a batch.
         input_px: Rows and columns of a sensor's input in place of the checkpoint's, pixels.
         opset: ONNX opset of its graphs.
@@ -68,6 +69,7 @@ class Target(BaseModel):
     peak_gflops_fp32: _Number
     bandwidth_share: _Share
     peak_share: _Share
+    kernel_us: Annotated[float, Field(strict=True, ge=0)]
     batch_profile: tuple[_Count, _Count, _Count]
     input_px: Mapping[Sensor, tuple[_Count, _Count]] = {}
     opset: Annotated[int, Field(strict=True, ge=17, le=20)]
