@@ -68,6 +68,7 @@ class SelfTest:
         score_tolerance: Largest allowed difference of a score.
         box_tolerance_px: Largest allowed difference of a box coordinate, pixels (and of an angle, radians, times half
             the long side).
+        min_score: Candidates below it are not compared: the order of what INT8 can hardly tell apart is its own.
     """
 
     pixels: npt.NDArray[np.uint8]
@@ -76,6 +77,7 @@ class SelfTest:
     labels: npt.NDArray[np.int32]
     score_tolerance: float
     box_tolerance_px: float
+    min_score: float = 0.0
 
 
 def open_bundle(path: str | Path, cache: str | Path | None = None) -> Bundle:
@@ -258,6 +260,7 @@ def write_selftest(path: str | Path, selftest: SelfTest) -> None:
             labels=selftest.labels,
             score_tolerance=np.float64(selftest.score_tolerance),
             box_tolerance_px=np.float64(selftest.box_tolerance_px),
+            min_score=np.float64(selftest.min_score),
         )
 
 
@@ -278,6 +281,7 @@ def read_selftest(bundle: Bundle, sensor: Sensor) -> SelfTest:
                 arrays["labels"].astype(np.int32),
                 float(arrays["score_tolerance"]),
                 float(arrays["box_tolerance_px"]),
+                float(arrays["min_score"]) if "min_score" in arrays else 0.0,  # bundles of before 0.2 compare all
             )
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise BabelRSError(f"{path}: not a self-test ({error}).", _FETCH_AGAIN) from None

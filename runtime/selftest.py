@@ -36,7 +36,8 @@ def run_selftest(engine: Engine, selftest: SelfTest) -> SelfTestResult:
 
     Candidates are matched regardless of order among those whose scores differ by less than the tolerance, since
     engines may break ties differently; for the same reason the last candidates, whose scores are within the
-    tolerance of the least one, may be others. Boxes are compared by their corners, which have no angle boundary.
+    tolerance of the least one or below the test's least score, may be others. Boxes are compared by their corners,
+    which have no angle boundary.
 
     Raises:
         DeviceError: The engine failed.
@@ -45,10 +46,12 @@ def run_selftest(engine: Engine, selftest: SelfTest) -> SelfTestResult:
     expected_scores, tolerance = selftest.scores[0], selftest.score_tolerance
     if scores.shape != expected_scores.shape or not np.isfinite(boxes).all() or not np.isfinite(scores).all():
         return SelfTestResult(len(expected_scores), len(expected_scores), float("inf"), float("inf"), False)
-    score_difference = float(np.abs(np.sort(scores) - np.sort(expected_scores)).max(initial=0.0))
-    compared = np.flatnonzero(expected_scores > expected_scores.min(initial=1.0) + tolerance)
+    high = max(int((expected_scores >= selftest.min_score).sum()), 1)
+    score_difference = float(np.abs(np.sort(scores)[-high:] - np.sort(expected_scores)[-high:]).max(initial=0.0))
+    least = max(expected_scores.min(initial=1.0) + tolerance, selftest.min_score)
+    compared = np.flatnonzero(expected_scores > least)
     if compared.size == 0:
-        compared = np.arange(len(expected_scores))
+        compared = np.argsort(-expected_scores)[:high]
     missed, worst = 0, 0.0
     for index in compared:
         same = (labels == selftest.labels[0, index]) & (np.abs(scores - expected_scores[index]) <= tolerance)
