@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
-from babelrs.metrics import Evaluation
 from babelrs.sensors import Sensor
 from compress.calibration import CalibrationSet
 from compress.histogram import Histogram
 from compress.ranges import SensorRanges
+from train.evaluation.inputs import Samples, Scored
 
 
 class Compressor(Protocol):
@@ -21,7 +21,7 @@ class Compressor(Protocol):
         """Its parts in the order in which images pass them; see :mod:`compress.parts`."""
 
     @property
-    def measured_by(self) -> str:
+    def measured_by(self) -> Literal["onnxruntime", "pytorch simulation"]:
         """What computes the accuracies."""
 
     def num_weights(self) -> Mapping[str, int]:
@@ -33,8 +33,8 @@ class Compressor(Protocol):
     def errors(self, int8_parts: Collection[str], ranges: SensorRanges) -> dict[Sensor, float]:
         """How far the outputs are from the float model's, by sensor; see :mod:`compress.output_error`."""
 
-    def evaluate(self, int8_parts: Collection[str], ranges: SensorRanges, half: bool) -> Evaluation:
-        """Accuracy on the held-out images; with no INT8 parts, of float16 where ``half`` is set, else of float32."""
+    def predict(self, int8_parts: Collection[str], ranges: SensorRanges, half: bool, samples: Samples) -> Scored:
+        """Detections in labelled images; with no INT8 parts, of float16 where ``half`` is set, else of float32."""
 
     def write_graphs(self, int8_parts: Collection[str], ranges: SensorRanges, half: bool, folder: Path) -> None:
         """``model.<sensor>.onnx`` of every sensor and their one weight file."""

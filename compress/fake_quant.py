@@ -68,6 +68,24 @@ class FakeQuantized:
         for name, kept in ranges.items():
             self.points[name].amax = torch.tensor(exact_threshold(magnitude(kept), self.half), dtype=torch.float32)
 
+    def follow_weights(self) -> None:
+        """Fit the scales of the weights to what they are now."""
+        modules = dict(self.detector.named_modules())
+        for name, quantizer in self._weights.items():
+            weight: Any = modules[name].weight
+            quantizer.amax = weight.detach().abs().amax(tuple(range(1, weight.ndim)), keepdim=True)
+
+    def without_quantizers(self, like: Detector) -> Detector:
+        """A float detector with these weights.
+
+        Args:
+            like: The detector that this one was made of.
+        """
+        plain = folded(like)
+        own = self.detector.state_dict()
+        plain.load_state_dict({name: own[name] for name in plain.state_dict()})
+        return plain
+
     def num_weights(self) -> dict[str, int]:
         """Number of weights of every part."""
         counts: dict[str, int] = dict.fromkeys(self.parts, 0)
@@ -131,10 +149,10 @@ class FakeQuantized:
 def exact_threshold(threshold: float, half: bool) -> float:
     """The threshold whose scale (a 127th of it) the graph can hold: a float16 where activations are float16.
 
-    A point that saw nothing but zeros keeps them whatever its scale is: it gets 1.
+    A point that saw nothing but zeros keeps them whatever its scale is: it gets 1/128.
     """
     if threshold <= 0:
-        return 1.0
+        return LEVELS / 128
     scale = threshold / LEVELS
     return float(np.float16(max(scale, _HALF_LEAST))) * LEVELS if half else threshold
 

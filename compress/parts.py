@@ -9,7 +9,7 @@ _PATTERNS: tuple[tuple[str, str], ...] = (
     (r"backbone\.stem\.stages\.(\d+)\.", "stem {}"),
     (r"backbone\.(?:vit\.)?(?:blocks|layers|encoder\.layers)\.(\d+)\.", "block {}"),
     (r"backbone\.(?:project|vit\.patch_embed|vit\.embeddings)\b", "patches"),
-    (r"backbone\.(?:prior|stem)\b", "prior"),
+    (r"backbone\.(?:spatial_prior|stem)\b", "prior"),
     (r"backbone\.", "backbone"),
     (r"aggregate\b", "aggregate"),
     (r"pyramid\.", "pyramid"),

@@ -36,7 +36,7 @@ class Steps:
             stored = json.loads(file.read_text())
         except ValueError:  # cut while it was written by other means than ours: nothing in it can be trusted
             stored = {}
-        if stored.get("inputs") == self._digest:
+        if isinstance(stored, dict) and stored.get("inputs") == self._digest:
             self._results = stored["results"]
             log.info("going on after %d finished steps in %s", len(self._results), folder)
         else:

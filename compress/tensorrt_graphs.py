@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
-from babelrs.metrics import Evaluation, evaluate
+from onnx import ModelProto
+
 from babelrs.sensors import Sensor
 from compress.calibration import CalibrationSet
 from compress.export import HALF_OPSET, OPSET, export_graph
 from compress.fake_quant import FakeQuantized
+from compress.float_graphs import in_half, write_graphs
 from compress.fold_weights import fold_weights
 from compress.folding import folded
 from compress.histogram import Histogram
 from compress.output_error import OutputErrors
 from compress.ranges import SensorRanges
-from compress.weights import SharedWeights
 from train.checkpoint import Checkpoint
-from train.data.samples import Sample
 from train.evaluate import predict_samples
-from train.evaluation.inputs import Scored
+from train.evaluation.inputs import Samples, Scored
 from train.models.detector import Detector
 
 
@@ -30,23 +30,21 @@ class TensorRTCompressor:
 
     Args:
         detector: The trained model.
-        checkpoint: Its record.
-        samples: Held-out samples of every sensor to serve.
+        checkpoint: Its record; its sensors are served.
         probe: Images that outputs are compared on.
         probe_images: How many of each sensor.
     """
 
-    measured_by = "pytorch simulation"
+    measured_by: Literal["pytorch simulation"] = "pytorch simulation"
 
     def __init__(
         self,
         detector: Detector,
         checkpoint: Checkpoint,
-        samples: Mapping[Sensor, Sequence[Sample]],
         probe: CalibrationSet,
         probe_images: int,
     ) -> None:
-        self._checkpoint, self._samples = checkpoint, samples
+        self._checkpoint = checkpoint
         self._float = folded(detector)
         self._quantized = FakeQuantized(detector, half=True)
         self._errors = OutputErrors(self._float, probe, probe_images)
@@ -69,44 +67,37 @@ class TensorRTCompressor:
             found[sensor] = self._errors.of(self._quantized.detector, sensor)
         return found
 
-    def evaluate(self, int8_parts: Collection[str], ranges: SensorRanges, half: bool) -> Evaluation:
-        """Accuracy on the held-out samples."""
+    def predict(self, int8_parts: Collection[str], ranges: SensorRanges, half: bool, samples: Samples) -> Scored:
+        """Detections of the simulated model in labelled images."""
         self._quantized.quantize_parts(int8_parts)
         scored = Scored()
-        for sensor, group in self._samples.items():
+        for sensor, group in samples.items():
             if half:
                 self._quantized.use(ranges.get(sensor, {}))
             detector = self._quantized.detector if half else self._float
             part = predict_samples(detector, self._checkpoint, {sensor: group})
             scored.found.update(part.found)
             scored.truth.update(part.truth)
-        return evaluate(scored.found, scored.truth)
+        return scored
 
     def write_graphs(self, int8_parts: Collection[str], ranges: SensorRanges, half: bool, folder: Path) -> None:
         """``model.<sensor>.onnx`` of every sensor, and ``weights.bin``."""
         self._quantized.quantize_parts(int8_parts)
-        weights = SharedWeights()
-        for sensor in self._samples:
+        graphs = {}
+        for sensor in self._checkpoint.classes:
             if half:
                 self._quantized.use(ranges.get(sensor, {}))
-            graph = export_half(self._quantized, sensor) if half else export_graph(self._float, sensor, OPSET)
-            weights.take_from(graph)
-            (folder / f"model.{sensor}.onnx").write_bytes(graph.SerializeToString(deterministic=True))
-        weights.write(folder)
+            graphs[sensor] = export_half(self._quantized, sensor) if half else export_graph(self._float, sensor, OPSET)
+        write_graphs(graphs, folder)
 
 
-def export_half(model: FakeQuantized, sensor: Sensor) -> Any:
-    """A sensor's graph in float16 with Q/DQ around its INT8 parts, INT8 weights stored as such.
-
-    The aggregation's parameters stay float32, which its kernel and its function take.
-    """
+def export_half(model: FakeQuantized, sensor: Sensor) -> ModelProto:
+    """A sensor's graph in float16 with Q/DQ around its INT8 parts, INT8 weights stored as such."""
     detector = copy.deepcopy(model.detector)
     for module in detector.modules():
         module._forward_hooks.clear()  # rounding is simulated there; here the types themselves round
         if hasattr(module, "trt_high_precision_dtype"):  # its default puts float32 behind every quantizer
             setattr(module, "trt_high_precision_dtype", "Half")  # noqa: B010
-    detector.half()
-    detector.aggregate.float()
-    graph = export_graph(detector, sensor, HALF_OPSET)
+    graph = export_graph(in_half(detector), sensor, HALF_OPSET)
     fold_weights(graph)
     return graph
