@@ -1,0 +1,1 @@
+"""What quantization did to every sensor: ``report.json``, a page for people, and a live table while it searches."""
