@@ -122,7 +122,7 @@ def test_a_vit_with_a_class_token_and_finer_tokens_teaches_a_convolutional_stude
     write_teacher(tmp_path / "vit", model=model)
     found = objective(settings(tmp_path / "vit"))
     student = student_of(found, random_detector(tiny_model(), 5, CLASSES))
-    assert [tuple(project.weight.shape) for project in student.projections] == [(32, 16)] * 2  # type: ignore[misc]
+    assert [tuple(project.weight.shape) for project in student.projections] == [(32, 16)] * 2
     view = found.teacher.look(drawn_batch().pixels)
     assert [tuple(tokens.shape) for tokens in view.maps] == [(4, 8, 8, 32)] * 3
     losses = found.losses(student, drawn_batch())
