@@ -8,30 +8,23 @@ was stopped goes on, so the command can be called again; finished arms and seeds
 
 from __future__ import annotations
 
-import hashlib
 import json
-import logging
-import subprocess
 import sys
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 
 from babelrs.errors import BabelRSError, run_command
-from benchmarks.launching import command, environment, metrics
-from benchmarks.pretraining_report import SCHEMA, format_table, plot, record_of, summary
+from benchmarks.experiment import Arm, Results, once, options, settings_hash, to_the_end
+from benchmarks.launching import metrics
+from benchmarks.pretraining_report import MEASURES, SCHEMA, measures, plot, record_of
+from benchmarks.seeds import Record, format_table, summary
 from train.backbone_record import FOLDER, RECORD_FILE
 from train.cli import load_config, start_logging
 from train.models.backbone_export import export_backbone
 from train.models.vlm_build import Vocabulary, build_vlm
 from train.pretrain_config import PretrainConfig
-
-log = logging.getLogger("benchmarks.pretraining")
 
 ARMS: dict[str, tuple[str, ...] | None] = {
     "none": None,
@@ -63,30 +56,17 @@ class ExperimentConfig(BaseModel):
     out: Path = Field(Path("benchmarks/results/pretraining"), description="results go to OUT.json and OUT.png")
 
 
-@dataclass(frozen=True)
-class Arm:
-    """One arm with one seed."""
-
-    name: str
-    seed: int
-
-    @property
-    def folder(self) -> str:
-        """Name of its folders."""
-        return f"{self.name.replace(', ', '-').replace(' ', '')}.{self.seed}"
-
-
 def prepare(config: ExperimentConfig) -> tuple[Path, Path]:
     """Scenes and instructions; the meta files of what is learnt and of what is held out."""
-    scenes, seed = config.work / "scenes", "7"
-    _once(
-        scenes / "simulation.json", config, "train.simulate", "--out", scenes, "--train-scenes", config.scenes,
+    scenes, logs, seed = config.work / "scenes", config.work / "log", "7"
+    once(
+        scenes / "simulation.json", logs, "train.simulate", "--out", scenes, "--train-scenes", config.scenes,
         "--eval-scenes", max(40, config.scenes // 10), "--size", config.scene_px, "--seed", seed,
     )  # fmt: skip
     for name, root, split in (("scenes", scenes, "train"), ("scenes", scenes, "eval"), ("real", config.data, "train")):
         out = config.work / f"{name}-{split}"
-        _once(
-            out / "meta.json", config, "train.instruct", "--data", root, "--split", split, "--out", out, "--samples",
+        once(
+            out / "meta.json", logs, "train.instruct", "--data", root, "--split", split, "--out", out, "--samples",
             4, "--max-tiles", 1, "--seed", seed,
         )  # fmt: skip
     learnt = config.work / "learnt.json"
@@ -99,19 +79,18 @@ def prepare(config: ExperimentConfig) -> tuple[Path, Path]:
     return learnt, config.work / "scenes-eval" / "meta.json"
 
 
-def run_arm(config: ExperimentConfig, arm: Arm, learnt: Path, held_out: Path) -> dict[str, Any]:
+def run_arm(config: ExperimentConfig, arm: Arm, learnt: Path, held_out: Path) -> Record:
     """Pretrain and fine-tune one arm; what came out."""
     backbone = config.work / "pretrain" / arm.folder
     if changes := ARMS[arm.name]:
-        _train(
+        to_the_end(
             backbone, "train.pretrain", "--config", config.pretraining, "--seed", arm.seed, "--out", backbone,
             "--data.meta", learnt, "--heldout.meta", held_out, *changes,
         )  # fmt: skip
     run = config.work / "detect" / arm.folder
-    more = [part for each in config.more for part in (f"--{each.partition('=')[0]}", each.partition("=")[2])]
-    _train(
+    to_the_end(
         run, "train.finetune", "--config", config.detection, "--seed", arm.seed, "--out", run, "--data.root",
-        config.data, "--backbone", backbone, *more,
+        config.data, "--backbone", backbone, *options(config.more),
     )  # fmt: skip
     return record_of(arm.name, arm.seed, metrics(backbone), metrics(run))
 
@@ -127,79 +106,14 @@ def write_untrained(config: ExperimentConfig) -> None:
             export_backbone(build_vlm(model, _ANY_VOCABULARY), folder)
 
 
-def _once(result: Path, config: ExperimentConfig, module: str, *given: object) -> None:
-    if not result.exists():
-        _call(config.work / "log", module, *given)
-
-
-def _train(run: Path, module: str, *given: object) -> None:
-    """A run to its end: as it is where it is finished, from its last checkpoint where it was stopped."""
-    if (run / "final").exists():
-        return
-    if run.exists() and not (run / "last").exists():
-        raise BabelRSError(f"{run} was stopped before its first checkpoint.", "Remove it and start again.")
-    _call(run.parent / f"{run.name}.log", module, *given, *(["--resume"] if run.exists() else []))
-
-
-def _call(file: Path, module: str, *given: object) -> None:
-    log.info("%s %s", module, file.stem)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("a") as output:
-        done = subprocess.run(
-            command([str(each) for each in given], module=module), env=environment(), stdout=output, stderr=output
-        )
-    if done.returncode:
-        raise BabelRSError(f"{module} failed; the end of {file}:\n{file.read_text()[-2000:]}", "Mend what it says.")
-
-
-def settings_hash(config: ExperimentConfig) -> str:
-    """SHA-256 of everything that decides an arm's result, but for the data."""
+def results_of(config: ExperimentConfig) -> Results:
+    """Where results are kept; everything that decides them but the data makes their settings."""
     texts = [config.pretraining.read_text(), config.detection.read_text(), str(config.scenes), str(config.scene_px)]
-    return hashlib.sha256("\n".join([*texts, *config.more]).encode()).hexdigest()
-
-
-def collect(
-    config: ExperimentConfig, work: Callable[[Arm], dict[str, Any]], known: Sequence[dict[str, Any]]
-) -> list[dict[str, Any]]:
-    """Run what is not known yet, ``jobs`` at a time, and write the results whenever one more is there."""
-    records = {(record["arm"], record["seed"]): record for record in known}
-    wanted = [Arm(name, seed) for seed in config.seeds for name in config.arms if (name, seed) not in records]
-    with ThreadPoolExecutor(config.jobs) as pool:
-        for done in as_completed([pool.submit(work, arm) for arm in wanted]):
-            record = done.result()
-            records[record["arm"], record["seed"]] = record
-            write(config, list(records.values()))
-    return list(records.values())
-
-
-def write(config: ExperimentConfig, records: Sequence[dict[str, Any]]) -> None:
-    """Write ``OUT.json`` and ``OUT.png``."""
-    ordered = sorted(records, key=lambda record: (list(ARMS).index(record["arm"]), record["seed"]))
-    content = {
-        "schema": SCHEMA,
-        "settings": settings_hash(config),
-        "scenes": config.scenes,
-        "summary": summary(ordered),
-        "records": ordered,
-    }
-    config.out.parent.mkdir(parents=True, exist_ok=True)
-    config.out.with_suffix(".json").write_text(json.dumps(content, indent=1) + "\n")
-    plot(ordered, config.out.with_suffix(".png"))
-
-
-def read_known(config: ExperimentConfig) -> list[dict[str, Any]]:
-    """Records of earlier calls.
-
-    Raises:
-        BabelRSError: They were made with other settings.
-    """
-    file = config.out.with_suffix(".json")
-    if not file.exists():
-        return []
-    content = json.loads(file.read_text())
-    if content["settings"] != settings_hash(config):
-        raise BabelRSError(f"{file} holds results of other settings.", "Remove it, or give another --out.")
-    return list(content["records"])
+    hashed = settings_hash(*texts, *config.more)
+    return Results(
+        config.out, SCHEMA, hashed, list(ARMS), lambda records: summary(records, measures), plot,
+        {"scenes": config.scenes},
+    )  # fmt: skip
 
 
 def main(arguments: list[str]) -> int:
@@ -208,11 +122,13 @@ def main(arguments: list[str]) -> int:
     if unknown := [name for name in config.arms if name not in ARMS]:
         raise BabelRSError(f"arms: {', '.join(unknown)} is none of {', '.join(ARMS)}.", "See --help.")
     start_logging()
-    known = read_known(config)
+    results = results_of(config)
+    results.known()  # of other settings: said before anything is run
     learnt, held_out = prepare(config)
     write_untrained(config)
-    records = collect(config, lambda arm: run_arm(config, arm, learnt, held_out), known)
-    sys.stdout.write(format_table(summary(records)))
+    wanted = [Arm(name, seed) for seed in config.seeds for name in config.arms]
+    records = results.collect(wanted, lambda arm: run_arm(config, arm, learnt, held_out), config.jobs)
+    sys.stdout.write(format_table(summary(records, measures), MEASURES))
     return 0
 
 

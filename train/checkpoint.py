@@ -67,6 +67,21 @@ def load_checkpoint(folder: Path) -> tuple[Detector, Checkpoint]:
     Raises:
         BabelRSError: A file is missing, of another schema or not valid, or the weights do not fit the configuration.
     """
+    checkpoint = read_checkpoint(folder)
+    try:
+        detector = Detector(checkpoint.model, checkpoint.classes)
+    except BabelRSError as error:
+        raise _invalid(folder, error) from None
+    _load_weights(detector, folder / WEIGHTS_FILE)
+    return detector.eval(), checkpoint
+
+
+def read_checkpoint(folder: Path) -> Checkpoint:
+    """What a checkpoint says, without its weights.
+
+    Raises:
+        BabelRSError: The record is missing, of another schema or not valid.
+    """
     record = _read_record(folder)
     try:
         checkpoint = Checkpoint(
@@ -76,15 +91,15 @@ def load_checkpoint(folder: Path) -> tuple[Detector, Checkpoint]:
             record.get("training", {}),
             record.get("metrics", {}),
         )
-        detector = Detector(checkpoint.model, checkpoint.classes)
         if checkpoint.profiles.keys() != checkpoint.classes.keys():
             raise BabelRSError("classes and profiles are of different sensors")
     except (KeyError, TypeError, AttributeError, ValidationError, BabelRSError) as error:
-        raise BabelRSError(
-            f"{folder / RECORD_FILE} is not a valid checkpoint record: {error}.", "Restore the file."
-        ) from None
-    _load_weights(detector, folder / WEIGHTS_FILE)
-    return detector.eval(), checkpoint
+        raise _invalid(folder, error) from None
+    return checkpoint
+
+
+def _invalid(folder: Path, error: Exception) -> BabelRSError:
+    return BabelRSError(f"{folder / RECORD_FILE} is not a valid checkpoint record: {error}.", "Restore the file.")
 
 
 def _read_record(folder: Path) -> dict[str, Any]:

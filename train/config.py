@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt, model_validator
 
@@ -264,6 +264,12 @@ class WatchConfig(_Section):
 
 class FinetuneConfig(_Section):
     """Joint fine-tuning of one backbone and a head per sensor."""
+
+    machine_paths: ClassVar[Any] = {
+        "out": True, "resume": True, "init": True, "backbone": True, "data": {"root"},
+        "model": {"backbone": {"weights"}},
+    }  # fmt: skip
+    """Settings that a checkpoint does not repeat: they say where things lay on one machine."""
 
     out: Path = Field(Path("runs/finetune"), description="folder of the run")
     resume: bool = Field(False, description="continue the run in out from its last checkpoint")

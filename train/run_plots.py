@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from babelrs.sensors import Sensor
 
+Panel = Callable[[Any, Sequence[Mapping[str, Any]]], None]
+"""Draws lines of ``metrics.jsonl`` on matplotlib's axes."""
 COLOURS = {"rgb": "tab:blue", "sar": "tab:orange", "ir": "tab:red"}
 
 
@@ -23,15 +25,21 @@ def read_metrics(file: Path) -> list[dict[str, Any]]:
     return lines
 
 
-def plot_run(lines: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Write one picture with a panel for every quantity that was logged."""
+def plot_run(lines: Sequence[Mapping[str, Any]], path: Path, more: Sequence[Panel] = ()) -> None:
+    """Write one picture with a panel for every quantity that was logged.
+
+    Args:
+        lines: Of ``metrics.jsonl``.
+        path: Of the picture.
+        more: Further panels, which draw the lines of steps.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
     steps = [line for line in lines if "gradient_norm" in line]
-    panels = [_losses, _gradient_norm]
+    panels: list[Panel] = [_losses, *more, _gradient_norm]
     panels += [_agreement] if any("agreement" in line for line in steps) else []
     panels += [_loss_scale] if any(line["loss_scale"] != 1 for line in steps) else []
     panels += [_accuracy] if any("h_map" in line for line in lines) else []
@@ -44,13 +52,18 @@ def plot_run(lines: Sequence[Mapping[str, Any]], path: Path) -> None:
     plt.close(figure)
 
 
-def _losses(axis: Any, lines: Sequence[Mapping[str, Any]]) -> None:
+def plot_part(axis: Any, lines: Sequence[Mapping[str, Any]], part: str) -> None:
+    """A curve for every sensor of what the lines call ``part``."""
     for sensor in Sensor:
-        drawn = [(line["step"], line[sensor.value]["total"]) for line in lines if sensor.value in line]
+        drawn = [(line["step"], line[sensor.value][part]) for line in lines if sensor.value in line]
         if drawn:
             axis.plot(*zip(*drawn, strict=True), color=COLOURS[sensor.value], lw=1, label=sensor.value)
-    axis.set(ylabel="total loss", yscale="log")
     axis.legend(loc="upper right", fontsize=8)
+
+
+def _losses(axis: Any, lines: Sequence[Mapping[str, Any]]) -> None:
+    plot_part(axis, lines, "total")
+    axis.set(ylabel="total loss", yscale="log")
 
 
 def _gradient_norm(axis: Any, lines: Sequence[Mapping[str, Any]]) -> None:

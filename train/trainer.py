@@ -1,4 +1,4 @@
-"""The loop of joint fine-tuning: one backbone, a head per sensor, the plain sum of the heads' losses (BabelRS)."""
+"""The loop of joint fine-tuning: one backbone, a head per sensor, the plain sum of the sensors' losses (BabelRS)."""
 
 from __future__ import annotations
 
@@ -25,10 +25,9 @@ from train.data.batches import Batch, CropDataset, make_loader
 from train.data.samples import Sample, class_list
 from train.evaluate import predict_samples
 from train.interruption import Interruption, interruptible
-from train.losses import HeadLoss, sensor_losses
 from train.models.backbone_weights import initialise_backbone
 from train.models.detector import Detector
-from train.models.pyramid import anchor_points
+from train.objective import DetectionObjective, Objective, SensorLoss
 from train.optimizer import AveragedWeights, learning_rate, make_optimizer, set_learning_rate
 from train.parallel import clip_gradients, distribute
 from train.processes import gathered, num_processes, rank, summed, wait_for_all
@@ -39,13 +38,8 @@ from train.starting_weights import start_from
 from train.training_state import TrainingState, data_fingerprint, whole, write_state
 
 log = logging.getLogger("train.finetune")
-MACHINE_PATHS: Any = {
-    "out": True, "resume": True, "init": True, "backbone": True, "data": {"root"}, "model": {"backbone": {"weights"}}
-}  # fmt: skip
-"""Settings that a checkpoint does not repeat: they say where things lay on one machine."""
 _LOOKING_SCALE = 1024.0
 """Loss scale at which fp16 gradients are looked at: high enough to keep small ones, too low to overflow."""
-_AMP_TYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -62,7 +56,7 @@ class StepReport:
         stop: Whether a process was asked to stop.
     """
 
-    losses: dict[Sensor, HeadLoss]
+    losses: dict[Sensor, SensorLoss]
     totals: dict[Sensor, float]
     gradient_norm: float
     loss_scale: float
@@ -79,6 +73,7 @@ class Trainer:
         samples: Checked training samples by sensor.
         accelerator: Device and processes.
         evaluation: Samples to measure on while training, by sensor; the best checkpoint by their H-mAP is kept.
+        objective: What is minimised; without one, the heads' detection losses.
     """
 
     def __init__(
@@ -87,9 +82,11 @@ class Trainer:
         samples: dict[Sensor, list[Sample]],
         accelerator: Accelerator,
         evaluation: Mapping[Sensor, list[Sample]] | None = None,
+        objective: Objective | None = None,
     ) -> None:
         self.config, self.accelerator, self.evaluation = config, accelerator, evaluation or {}
         self.device = accelerator.device
+        self.objective = objective or DetectionObjective(config, self.device)
         self.folder = RunFolder(config.out)
         self.steps = run_steps(config, samples)
         torch.manual_seed(config.seed)
@@ -99,20 +96,19 @@ class Trainer:
         initialise_backbone(self.detector.backbone, config.model.backbone)
         if config.init is not None:
             start_from(self.detector, config.init)
-        self.detector.to(self.device)
-        self.model = distribute(self.detector, self.detector.backbone.transformer_blocks, config.parallel, accelerator)
+        self.learner = self.objective.learner(self.detector).to(self.device)
+        blocks = self.detector.backbone.transformer_blocks
+        self.model = distribute(self.learner, blocks, config.parallel, accelerator)
         torch.manual_seed(config.seed + rank())  # stochastic depth differs between processes
-        self.optimizer = make_optimizer(self.detector, len(self.detector.backbone.transformer_blocks), config.optimizer)
+        self.optimizer = make_optimizer(self.learner, len(blocks), config.optimizer)
         self.average = AveragedWeights(self.detector, config.optimizer.ema_decay)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "fp16")
         self.state = TrainingState(self.model, self.optimizer, self.average, self.scaler, data_fingerprint(samples))
         self.guard: LossGuard[Sensor] = LossGuard(config.watch.explode_factor)
         self.best_h_map = -1.0
         if config.compile:
-            self.detector.compile()
+            self.learner.compile()
         self.dataset = CropDataset(samples, self.classes, self.profiles, config.augment, config.data.cache)
-        crop = config.augment.crop_px
-        self.points, self.strides = anchor_points(crop, crop, config.model.strides, self.device)
 
     def run(self) -> bool:
         """Train to the end, from the run folder's last checkpoint where ``resume`` is set.
@@ -144,10 +140,10 @@ class Trainer:
         config = self.config
         self.model.train()
         set_learning_rate(self.optimizer, learning_rate(step, self.steps, config.optimizer))
-        losses = self._losses(batch)
-        asked = float(interruption is not None and interruption.asked)
-        sums = summed(torch.stack([*(loss.total.detach() for loss in losses.values()), self.points.new_tensor(asked)]))
-        *values, asked = sums.tolist()
+        losses = self.objective.losses(self.model, batch)
+        asked = torch.tensor(float(interruption is not None and interruption.asked), device=self.device)
+        sums = summed(torch.stack([*(loss.total.detach() for loss in losses.values()), asked]))
+        *values, stop = sums.tolist()
         totals = dict(zip(losses, values, strict=True))
         if wrong := self.guard.exploded(totals):
             self._stop(step, batch, wrong, totals, self._where(batch))
@@ -161,7 +157,8 @@ class Trainer:
         total = torch.stack([loss.total for loss in losses.values()]).sum() * num_processes()
         norm, skipped = self._descend(total, step, batch, totals)
         self.average.update(self.detector)
-        return StepReport(losses, totals, norm, self.scaler.get_scale(), skipped, agreement, asked > 0)
+        self.objective.observe(losses)
+        return StepReport(losses, totals, norm, self.scaler.get_scale(), skipped, agreement, stop > 0)
 
     def _descend(self, total: Tensor, step: int, batch: Batch, totals: dict[Sensor, float]) -> tuple[float, bool]:
         """Backward pass and update: the gradient's norm, and whether the update was skipped."""
@@ -170,7 +167,7 @@ class Trainer:
         self.scaler.unscale_(self.optimizer)
         norm = clip_gradients(self.model, self.config.optimizer.clip_norm).item()
         if not math.isfinite(norm) and not self.scaler.is_enabled():
-            self._stop(step, batch, list(totals), totals, non_finite_gradient(self.detector))
+            self._stop(step, batch, list(totals), totals, non_finite_gradient(self.learner))
         before = self.scaler.get_scale()
         self.scaler.step(self.optimizer)
         self.scaler.update()
@@ -178,15 +175,9 @@ class Trainer:
             self._stop(step, batch, list(totals), totals, "the loss scale, which fell too low")
         return norm, self.scaler.get_scale() < before
 
-    def _losses(self, batch: Batch) -> dict[Sensor, HeadLoss]:
-        with torch.autocast(self.device.type, _AMP_TYPES[self.config.precision], self.config.precision != "no"):
-            outputs = self.model(batch.pixels)
-        config = self.config
-        return sensor_losses(outputs, batch.targets, self.points, self.strides, config.loss, config.assigner)
-
     def _where(self, batch: Batch) -> str:
         """Where NaN begins in the forward pass."""
-        found = first_non_finite(self.detector, lambda: self._losses(batch))
+        found = first_non_finite(self.learner, lambda: self.objective.losses(self.model, batch))
         return found or "no output of a layer: the loss alone"
 
     def _stop(self, step: int, batch: Batch, sensors: list[Sensor], totals: Mapping[Sensor, float], where: str) -> None:
@@ -206,9 +197,8 @@ class Trainer:
     ) -> None:
         """Write the averaged weights as a checkpoint, with the training state unless ``state`` is off."""
         weights = whole(self.average.weights)
-        collected = (
-            self.state.collect(step, {"best_h_map": self.best_h_map, "guard": self.guard.state()}) if state else None
-        )
+        beside = {"best_h_map": self.best_h_map, "guard": self.guard.state(), "objective": self.objective.state()}
+        collected = self.state.collect(step, beside) if state else None
         if rank() == 0:
             record = self._record(step, metrics or {})
             self.folder.add_checkpoint(step, lambda folder: _write(folder, record, weights, collected), links)
@@ -244,10 +234,10 @@ class Trainer:
 
     def _record(self, step: int, metrics: Mapping[str, Any]) -> Checkpoint:
         training = {
-            "command": "python -m train.finetune",
+            **self.objective.provenance(),
             "version": __version__,
             "step": step,
-            "settings": self.config.model_dump(mode="json", exclude=MACHINE_PATHS),
+            "settings": self.config.model_dump(mode="json", exclude=self.config.machine_paths),
             "images": {sensor.value: len(group) for sensor, group in self.dataset.samples.items()},
         }
         return Checkpoint(self.config.model, self.classes, self.profiles, training, dict(metrics))
@@ -259,6 +249,7 @@ class Trainer:
         step = int(record["step"])
         self.best_h_map = record["best_h_map"]
         self.guard.restore(record["guard"])
+        self.objective.restore(record.get("objective", {}))
         if rank() == 0:
             self.folder.forget_metrics_after(step)
             log.info("going on from step %d of %d", step, self.steps)
@@ -279,7 +270,7 @@ class Trainer:
             **({"agreement": _plain(report.agreement)} if report.agreement else {}),
         }
         for sensor, loss in report.losses.items():
-            parts = {name: getattr(loss, name).item() for name in HeadLoss.__dataclass_fields__}
+            parts = {name: float(value) for name, value in loss.parts.items()}
             line[sensor.value] = {**parts, "total": report.totals[sensor]}
         self.folder.append_metrics(line)
         self.accelerator.log(_scalars(line), step=step)

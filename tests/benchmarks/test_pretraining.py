@@ -8,7 +8,8 @@ import pytest
 
 from babelrs.errors import run_command
 from benchmarks.pretraining import ARMS, main
-from benchmarks.pretraining_report import format_table, measures, record_of, summary
+from benchmarks.pretraining_report import MEASURES, measures, record_of
+from benchmarks.seeds import format_table, summary
 from tests.train.builders import write_all_sensors
 
 
@@ -45,17 +46,17 @@ def records(**ends: list[float]) -> list[dict[str, Any]]:
 
 
 def test_only_arms_whose_every_seed_is_above_are_separated() -> None:
-    found = summary(records(none=[0.1, 0.2, 0.12], last=[0.19, 0.3, 0.4], lvsa=[0.21, 0.5, 0.3]))
+    found = summary(records(none=[0.1, 0.2, 0.12], last=[0.19, 0.3, 0.4], lvsa=[0.21, 0.5, 0.3]), measures)
     apart = [(each["higher"], each["lower"]) for each in found["separated"] if each["measure"] == "h_map"]
     assert apart == [("lvsa", "none")]
     assert found["arms"]["none"]["h_map"]["mean"] == pytest.approx(0.14)
     assert found["arms"]["none"]["h_map"]["spread"] == pytest.approx(0.0529150262)
-    assert "h_map: lvsa above none" in format_table(found)
+    assert "h_map: lvsa above none" in format_table(found, MEASURES)
 
 
 def test_two_seeds_separate_nothing() -> None:
-    found = summary(records(none=[0.1, 0.2], lvsa=[0.8, 0.9]))
-    assert found["separated"] == [] and "No two arms are separated" in format_table(found)
+    found = summary(records(none=[0.1, 0.2], lvsa=[0.8, 0.9]), measures)
+    assert found["separated"] == [] and "No two arms are separated" in format_table(found, MEASURES)
 
 
 def small_settings(folder: Path) -> list[str]:

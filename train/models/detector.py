@@ -11,7 +11,7 @@ from babelrs.errors import collected
 from babelrs.sensors import Sensor
 from train.config import ModelConfig
 from train.models.aggregate import LayerwiseAggregate
-from train.models.backbone import build_backbone
+from train.models.backbone import Features, build_backbone
 from train.models.head import DenseHead, RawOutputs, decode_geometry, to_oriented, unit_directions
 from train.models.pyramid import Pyramid, anchor_points
 
@@ -78,8 +78,7 @@ class Detector(nn.Module):
 
     def features(self, images: Tensor) -> list[Tensor]:
         """The pyramid of normalised images ``(B, 3, H, W)``: maps ``(B, C, H/s, W/s)``, finest first."""
-        features = self.backbone(images.to(next(self.backbone.parameters()).dtype))
-        return self.pyramid(self.aggregate(features.taps, features.grid), features.prior)
+        return self._pyramid_of(self._features_of(images))
 
     def forward(self, pixels: Mapping[Sensor, Tensor]) -> dict[Sensor, RawOutputs]:
         """Raw outputs per sensor; the sensors' images, of one size, pass the shared parts as one batch.
@@ -87,13 +86,24 @@ class Detector(nn.Module):
         Args:
             pixels: Per sensor ``(N, H, W, C)`` uint8.
         """
-        pyramid = self.features(torch.cat([normalise(images) for images in pixels.values()]))
+        return self.tapped(pixels)[0]
+
+    def tapped(self, pixels: Mapping[Sensor, Tensor]) -> tuple[dict[Sensor, RawOutputs], Features]:
+        """As :meth:`forward`, and the backbone's features of the sensors' images, one after the other in one batch."""
+        features = self._features_of(torch.cat([normalise(images) for images in pixels.values()]))
+        pyramid = self._pyramid_of(features)
         outputs, start = {}, 0
         for sensor, images in pixels.items():
             end = start + len(images)
             outputs[sensor] = self.heads[sensor.value]([level[start:end] for level in pyramid])
             start = end
-        return outputs
+        return outputs, features
+
+    def _features_of(self, images: Tensor) -> Features:
+        return self.backbone(images.to(next(self.backbone.parameters()).dtype))
+
+    def _pyramid_of(self, features: Features) -> list[Tensor]:
+        return self.pyramid(self.aggregate(features.taps, features.grid), features.prior)
 
 
 def check_model(config: ModelConfig) -> None:
