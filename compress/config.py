@@ -61,7 +61,7 @@ class QuantizeConfig(_Section):
         0, ge=0, description="epochs of quantization-aware training where the limit is missed; 0: none"
     )
     qat: QatConfig = QatConfig()
-    examples: int = Field(2, ge=0, description="images of each sensor shown in the report, float beside int8")
+    examples: int = Field(1, ge=0, description="images of each sensor shown in the report, float beside int8")
     selftest_root: Path | None = Field(
         None,
         description="SOI-Det folder whose fullest eval image of each sensor becomes the self-test "

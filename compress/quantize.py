@@ -2,145 +2,210 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import os
 import shutil
 import sys
 import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 
-from babelrs.bundle import SelfTest, open_bundle, pack_bundle, write_manifest, write_selftest
-from babelrs.errors import BabelRSError, LimitMissedError, run_command
-from babelrs.images import read_frame
-from babelrs.manifest import Manifest, SensorEntry
-from babelrs.radiometry import to_uint8
+from babelrs.bundle import Bundle, open_bundle, pack_bundle, sha256_of, write_manifest, write_selftest
+from babelrs.errors import BabelRSError, LimitMissedError, collected, run_command
+from babelrs.manifest import Manifest
 from babelrs.sensors import Sensor
-from babelrs.tiling import cut_tile, plan_tiles
-from compress.export import export_graph
-from compress.weights import SharedWeights
+from compress.calibration import CalibrationSet, check_sensors, read_calibration
+from compress.compressor import Compressor
+from compress.config import QuantizeConfig
+from compress.float_graphs import write_float_graphs
+from compress.parts import is_head
+from compress.qat import train_quantized
+from compress.report.live import SearchTable
+from compress.report.page import write_report
+from compress.report.record import Report, Row
+from compress.search import Found, Search, SearchPlan
+from compress.selftests import entry_of, from_engine, from_pytorch, selftest_pixels
+from compress.steps import Steps
+from compress.summary import examples_of, report_of
+from compress.targets import Target, find_target, read_targets
 from runtime.engines.onnxruntime import OnnxRuntimeEngine
 from runtime.selftest import SelfTestResult, run_selftest
-from train.checkpoint import Checkpoint, load_checkpoint
+from train.checkpoint import WEIGHTS_FILE, Checkpoint, load_checkpoint
 from train.cli import load_config, start_logging
-from train.data.soi_det import read_split
-from train.models.detector import Detector, SensorDetector
+from train.data.samples import Sample, limited
+from train.evaluate import read_checked
+from train.models.detector import Detector
 
 log = logging.getLogger("compress.quantize")
 
-SCORE_TOLERANCE = 1e-3
-BOX_TOLERANCE_PX = 0.05
-"""How far an exported float graph's outputs may lie from PyTorch's."""
+Samples = dict[Sensor, list[Sample]]
 
 
-class QuantizeConfig(BaseModel):
-    """Make a bundle from a checkpoint."""
+def make_compressor(
+    target: Target, detector: Detector, checkpoint: Checkpoint, images: CalibrationSet, probe_images: int
+) -> Compressor:
+    """What runs the model as the target's engine computes."""
+    if target.kind == "tensorrt":
+        from compress.tensorrt_graphs import TensorRTCompressor
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+        return TensorRTCompressor(detector, checkpoint, images, probe_images)
+    from compress.cpu_graphs import OnnxRuntimeCompressor
 
-    checkpoint: Path = Field(description="folder of the checkpoint")
-    out: Path = Field(Path("bundle"), description="folder of the bundle; must not exist")
-    target: Literal["cpu"] = Field("cpu", description="device the bundle is for")
-    precision: Literal["fp32"] = Field("fp32", description="precision of the graphs")
-    name: str = Field("babelrs", min_length=1, description="name of the model in the manifest")
-    selftest_root: Path | None = Field(
-        None, description="SOI-Det folder whose first eval image of each sensor becomes the self-test; default: noise"
+    return OnnxRuntimeCompressor(detector, checkpoint, images, probe_images, reduce_range=target.reduce_range)
+
+
+def narrowed(checkpoint: Checkpoint, sensors: tuple[Sensor, ...] | None) -> Checkpoint:
+    """The record with these sensors only.
+
+    Raises:
+        BabelRSError: The checkpoint does not serve one of them.
+    """
+    if sensors is None:
+        return checkpoint
+    check_sensors(sensors, tuple(checkpoint.classes))
+    return dataclasses.replace(
+        checkpoint,
+        classes={sensor: checkpoint.classes[sensor] for sensor in sensors},
+        profiles={sensor: checkpoint.profiles[sensor] for sensor in sensors},
     )
-    selftest_px: int = Field(320, ge=32, description="side of the part of that image that is used, pixels")
-    score_threshold: float = Field(0.3, ge=0, le=1, description="least score that is reported on board")
-    seed: int = Field(0, ge=0, description="seed of the self-test's noise")
-    archive: bool = Field(False, description="also write the bundle as one .babelrs file beside the folder")
 
 
-def selftest_pixels(config: QuantizeConfig, checkpoint: Checkpoint, sensor: Sensor) -> np.ndarray[Any, Any]:
-    """The self-test's input ``(1, H, W, C)`` uint8: the middle of a real image on black, or noise."""
-    height, width = checkpoint.model.input_px.of(sensor)
-    if config.selftest_root is None:
-        shape = (1, height, width, sensor.num_channels)
-        return np.random.default_rng([config.seed, list(Sensor).index(sensor)]).integers(0, 256, shape, dtype=np.uint8)
-    samples = read_split(config.selftest_root, [sensor], "eval")[sensor]
-    sample = max(samples, key=lambda each: len(each.names))  # the fullest image tests most
-    image = to_uint8(read_frame(sample.path), checkpoint.profiles[sensor])
-    side = config.selftest_px
-    top, left = max(0, (image.shape[0] - side) // 2), max(0, (image.shape[1] - side) // 2)
-    part = image[top : top + side, left : left + side]
-    tile = plan_tiles(part.shape[1], part.shape[0], width, height, 0.0)[0]
-    return cut_tile(part, tile, width, height)[None]
+def read_data(config: QuantizeConfig, checkpoint: Checkpoint) -> tuple[Samples, CalibrationSet]:
+    """Held-out samples and calibration images.
+
+    Raises:
+        BabelRSError: Annotations or images are wrong, or calibration images are also measured on.
+    """
+    assert config.data.root is not None  # checked with the settings
+    samples = read_checked(config.data.root, list(checkpoint.classes), config.data.split, checkpoint)
+    samples = limited(samples, config.data.images_per_sensor)
+    input_px = {sensor: checkpoint.model.input_px.of(sensor) for sensor in checkpoint.classes}
+    return samples, read_calibration(config.calibration, config.data.root, checkpoint.profiles, input_px, samples)
 
 
-def expected_outputs(detector: Detector, sensor: Sensor, pixels: np.ndarray[Any, Any]) -> SelfTest:
-    """PyTorch's outputs for ``(N, H, W, C)`` uint8 pixels, as a self-test with the float tolerances."""
-    model = SensorDetector(detector, sensor, detector.config.max_detections).eval()
-    with torch.inference_mode():
-        boxes, scores, labels = (output.numpy() for output in model(torch.from_numpy(pixels)))
-    return SelfTest(pixels, boxes, scores, labels, SCORE_TOLERANCE, BOX_TOLERANCE_PX)
+def search(
+    config: QuantizeConfig,
+    target: Target,
+    compressor: Compressor,
+    samples: Samples,
+    images: CalibrationSet,
+    exact: Row | None = None,
+) -> Found:
+    """Calibrate, measure, and give parts back; goes on where an earlier call was killed.
+
+    Args:
+        config: Settings.
+        target: The device.
+        compressor: Runs the model.
+        samples: What accuracy is measured on.
+        images: What ranges come from.
+        exact: The float32 model before quantization-aware training; ``None``: there was none.
+    """
+    decides = {
+        "settings": config.model_dump(mode="json", exclude=_DECIDES_NOTHING),
+        "target": target.model_dump(mode="json"),
+        "weights": sha256_of(config.checkpoint / WEIGHTS_FILE),
+        "calibration": images.to_dict(),
+        "measured": {sensor.value: [sample.name for sample in group] for sensor, group in samples.items()},
+    }
+    plan = SearchPlan(config.scales, config.calibrators, config.max_hmap_drop, config.rows)
+    steps = Steps(_aside(config.out, "search" if exact is None else "search-trained"), decides)
+    with SearchTable(config.max_hmap_drop, log) as table:
+        return Search(compressor, images, samples, plan, steps, table).run(exact)
 
 
-def write_bundle(config: QuantizeConfig, detector: Detector, checkpoint: Checkpoint, folder: Path) -> None:
-    """Export every sensor's graph into ``folder``, with self-tests that each must pass under ONNX Runtime.
+def retrained(
+    config: QuantizeConfig, detector: Detector, checkpoint: Checkpoint, parts: Sequence[str], found: Found
+) -> Detector:
+    """The model after quantization-aware training with everything but the heads in INT8; kept until the bundle is."""
+    root = config.calibration.root or config.data.root
+    assert root is not None  # checked with the settings
+    samples = read_checked(root, list(checkpoint.classes), config.calibration.split, checkpoint)
+    start = [part for part in parts if not is_head(part)]
+    log.info("H-mAP falls by %.2f points: training under INT8 for %g epochs", found.drop, config.qat_epochs)
+    return train_quantized(
+        detector, checkpoint, start, found.ranges, samples, config.qat, config.qat_epochs, config.seed
+    )
+
+
+_DECIDES_NOTHING: Any = {
+    **dict.fromkeys(("checkpoint", "out", "name", "archive", "max_hmap_drop", "examples", "targets_file"), True),
+    **dict.fromkeys(("selftest_root", "selftest_px", "score_threshold"), True),
+    "data": {"root"},
+    "calibration": {"root"},
+}
+"""Settings that no step of a search depends on: a search goes on though they change."""
+
+
+def _aside(out: Path, what: str) -> Path:
+    return out.with_name(f"{out.name}.{what}")
+
+
+def write_rounded(
+    config: QuantizeConfig,
+    checkpoint: Checkpoint,
+    compressor: Compressor,
+    found: Found,
+    folder: Path,
+) -> None:
+    """The graphs of what a search found, and self-tests of what they give here."""
+    compressor.write_graphs(found.int8_parts, found.ranges, True, folder)
+    for sensor in checkpoint.classes:
+        entry = entry_of(config, checkpoint, sensor)
+        engine = OnnxRuntimeEngine(folder, entry, config.threads)
+        write_selftest(folder / entry.selftest, from_engine(engine, selftest_pixels(config, checkpoint, sensor)))
+
+
+def write_float(config: QuantizeConfig, checkpoint: Checkpoint, detector: Detector, folder: Path) -> None:
+    """Float graphs, with self-tests that float32 graphs must pass against PyTorch.
 
     Raises:
         LimitMissedError: ONNX Runtime's outputs differ from PyTorch's by more than the tolerance.
     """
-    weights = SharedWeights()
+    half = config.precision == "fp16"
+    write_float_graphs(detector, list(checkpoint.classes), half, folder)
     for sensor in checkpoint.classes:
-        graph = export_graph(detector, sensor)
-        weights.take_from(graph)
-        (folder / f"model.{sensor}.onnx").write_bytes(graph.SerializeToString(deterministic=True))
-    weights.write(folder)
-    manifest = _manifest(config, checkpoint)
-    for sensor, entry in manifest.sensors.items():
-        expected = expected_outputs(detector, sensor, selftest_pixels(config, checkpoint, sensor))
+        entry = entry_of(config, checkpoint, sensor)
+        engine = OnnxRuntimeEngine(folder, entry, config.threads)
+        pixels = selftest_pixels(config, checkpoint, sensor)
+        expected = from_engine(engine, pixels) if half else from_pytorch(detector, sensor, pixels)
         write_selftest(folder / entry.selftest, expected)
-        _require(sensor, run_selftest(OnnxRuntimeEngine(folder, entry), expected))
-    write_manifest(folder, manifest)
+        _require(sensor, run_selftest(engine, expected))
 
 
 def _require(sensor: Sensor, result: SelfTestResult) -> None:
     log.info(
-        "%s: ONNX Runtime against PyTorch: scores %.1e, boxes %.1e px apart",
-        sensor,
-        result.score_difference,
-        result.box_difference_px,
+        "%s: self-test: scores %.1e, boxes %.1e px apart", sensor, result.score_difference, result.box_difference_px
     )
     if not result.passed:
         raise LimitMissedError(
             f"The exported {sensor} graph differs from PyTorch: {result}.",
-            f"The limits are {SCORE_TOLERANCE} in scores and {BOX_TOLERANCE_PX} px; no bundle was written.",
+            "No bundle was written; the self-test's tolerances are in compress/selftests.py.",
         )
 
 
-def _manifest(config: QuantizeConfig, checkpoint: Checkpoint) -> Manifest:
-    model = checkpoint.model
-    entries = {}
-    for sensor, classes in checkpoint.classes.items():
-        height, width = model.input_px.of(sensor)
-        entries[sensor] = SensorEntry(
-            classes=classes,
-            profile=checkpoint.profiles[sensor],
-            graph=f"model.{sensor}.onnx",
-            selftest=f"selftest.{sensor}.npz",
-            input_height=height,
-            input_width=width,
-            channels=sensor.num_channels,
-            max_detections=model.max_detections,
-            score_threshold=config.score_threshold,
-            nms_iou=model.nms_iou,
-            tile_overlap=model.tile_overlap,
-            precision=config.precision,
-        )
+def manifest_of(
+    config: QuantizeConfig,
+    target: Target,
+    checkpoint: Checkpoint,
+    calibration: Mapping[str, Any],
+    metrics: Mapping[str, Any],
+) -> Manifest:
+    """What the bundle says about itself; the files' hashes are added when it is written."""
     return Manifest(
         name=config.name,
-        target=config.target,
-        taps=model.backbone.taps,
-        strides=model.strides,
-        sensors=entries,
-        metrics=measured(config.checkpoint) or checkpoint.metrics,
+        target=target.name,
+        taps=checkpoint.model.backbone.taps,
+        strides=checkpoint.model.strides,
+        sensors={sensor: entry_of(config, checkpoint, sensor) for sensor in checkpoint.classes},
+        metrics=metrics,
+        calibration=calibration,
         training=checkpoint.training,
     )
 
@@ -161,23 +226,104 @@ def measured(checkpoint: Path) -> dict[str, Any]:
         raise BabelRSError(f"{file} is no evaluation: {error}.", "Remove it or run train.evaluate again.") from None
 
 
+@contextmanager
+def written_aside(out: Path) -> Iterator[Path]:
+    """A folder to fill that becomes ``out`` when all went well, and is gone when not: there is no half bundle.
+
+    Raises:
+        BabelRSError: The folder cannot be written, such as on a full disk.
+    """
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+        try:
+            yield folder
+            folder.chmod(0o755)
+            os.rename(folder, out)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+    except OSError as error:
+        what = f"{out} cannot be written ({error.strerror or error})."
+        raise BabelRSError(
+            what, "Free some space or name another folder with --out; nothing is left behind."
+        ) from error
+
+
+def make_float_bundle(config: QuantizeConfig, target: Target, detector: Detector, checkpoint: Checkpoint) -> None:
+    """A bundle without INT8."""
+    with written_aside(config.out) as folder:
+        write_float(config, checkpoint, detector, folder)
+        metrics = measured(config.checkpoint) or checkpoint.metrics
+        write_manifest(folder, manifest_of(config, target, checkpoint, {}, metrics))
+
+
+def make_int8_bundle(config: QuantizeConfig, target: Target, detector: Detector, checkpoint: Checkpoint) -> None:
+    """A bundle with as much INT8 as the limit allows, and its report.
+
+    Raises:
+        LimitMissedError: The limit cannot be kept; the report is written beside where the bundle would be.
+    """
+    samples, images = read_data(config, checkpoint)
+    compressor = make_compressor(target, detector, checkpoint, images, config.probe_images)
+    found = search(config, target, compressor, samples, images)
+    if config.qat_epochs and found.drop > config.max_hmap_drop:
+        detector = retrained(config, detector, checkpoint, compressor.parts, found)
+        compressor = make_compressor(target, detector, checkpoint, images, config.probe_images)
+        found = search(config, target, compressor, samples, images, found.rows[0])
+    report = report_of(config, target, compressor, found, samples, images)
+    pictures = examples_of(config, compressor, found, samples, checkpoint.profiles)
+    if not report.limit.met:
+        folder = _aside(config.out, "report")
+        write_report(folder, report, pictures)
+        raise LimitMissedError(
+            f"H-mAP falls by {found.drop:.2f} points, where {config.max_hmap_drop} are allowed, with all but "
+            f"{len(found.int8_parts)} parts in float16.",
+            f"No bundle was written; see {folder / 'report.html'}. Allow more, or give --qat_epochs.",
+        )
+    with written_aside(config.out) as folder:
+        write_rounded(config, checkpoint, compressor, found, folder)
+        write_report(folder, sized(report, folder), pictures)
+        metrics = {row["name"]: row for row in report.to_dict()["rows"]}
+        write_manifest(folder, manifest_of(config, target, checkpoint, images.to_dict(), metrics))
+    for what in ("search", "search-trained"):
+        shutil.rmtree(_aside(config.out, what), ignore_errors=True)
+
+
+def sized(report: Report, folder: Path) -> Report:
+    """The report with the size of the graphs and weights in ``folder`` in its final row, bytes."""
+    size = sum(file.stat().st_size for file in folder.iterdir() if file.suffix in (".onnx", ".bin"))
+    rows = [dataclasses.replace(row, size_bytes=size) if row.name == report.final else row for row in report.rows]
+    return dataclasses.replace(report, rows=tuple(rows))
+
+
+def check(config: QuantizeConfig) -> Target:
+    """The target, if everything fits together.
+
+    Raises:
+        BabelRSError: It does not; all faults are listed.
+    """
+    target = find_target(config.target, read_targets(config.targets_file))
+    faults = []
+    if config.out.exists():
+        faults.append(f"{config.out} exists already: remove it or name another folder with --out")
+    if config.precision not in target.precisions:
+        faults.append(f"{target.name} does not compute in {config.precision}, but in {', '.join(target.precisions)}")
+    if faults:
+        raise collected("Nothing was started", faults, "See --help.")
+    return target
+
+
 def main(arguments: list[str]) -> int:
     """Entry point; see ``--help``."""
     config = load_config(QuantizeConfig, arguments)
     start_logging()
-    if config.out.exists():
-        raise BabelRSError(f"{config.out} exists already.", "Remove it or name another folder with --out.")
-    torch.set_num_threads(1)  # the order of sums, and so the self-test's last bits, depend on the number of threads
+    target = check(config)
+    torch.set_num_threads(config.threads)  # the order of sums depends on it, and so do the last bits
     detector, checkpoint = load_checkpoint(config.checkpoint)
-    config.out.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=f".{config.out.name}.", dir=config.out.parent))
-    try:
-        write_bundle(config, detector, checkpoint, aside)
-        aside.chmod(0o755)
-        os.rename(aside, config.out)  # no half bundle: written aside, then renamed
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-    bundle = open_bundle(config.out)
+    checkpoint = narrowed(checkpoint, config.sensors)
+    make = make_int8_bundle if config.precision == "int8" else make_float_bundle
+    make(config, target, detector, checkpoint)
+    bundle: Bundle = open_bundle(config.out)
     if config.archive:
         pack_bundle(bundle, config.out.with_name(config.out.name + ".babelrs"))
     log.info("bundle %s in %s", bundle.digest[:12], config.out)

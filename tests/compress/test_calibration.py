@@ -16,7 +16,7 @@ from compress.calibration import CalibrationConfig, CalibrationSet, choose_sampl
 from tests.compress.tiny_data import write_data
 from train.data.soi_det import read_split
 
-INPUT_PX = {sensor: (64, 64) for sensor in Sensor}
+INPUT_PX = dict.fromkeys(Sensor, (64, 64))
 
 
 def read(root: Path, **changes: object) -> CalibrationSet:

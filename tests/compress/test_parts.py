@@ -19,7 +19,10 @@ def parts(backbone: BackboneConfig) -> tuple[str, ...]:
 
 HEADS = ("head rgb", "head sar", "head ir")
 BACKBONES = {
-    "conv_vit": (tiny_backbone(), ("stem 1", "stem 2", "stem 3", "stem 4", "stem 5", "patches", "block 1", "block 2", "block 3")),
+    "conv_vit": (
+        tiny_backbone(),
+        (*(f"stem {stage}" for stage in range(1, 6)), "patches", "block 1", "block 2", "block 3"),
+    ),
     "timm": (
         BackboneConfig(name="vit_tiny_patch16_224", taps=(1, 3), stem_widths=(8, 12, 16), stem_blocks=(0, 0, 0)),
         ("prior", "patches", "block 1", "block 2", "block 3"),
