@@ -73,7 +73,8 @@ class FakeQuantized:
         modules = dict(self.detector.named_modules())
         for name, quantizer in self._weights.items():
             weight: Any = modules[name].weight
-            quantizer.amax = weight.detach().abs().amax(tuple(range(1, weight.ndim)), keepdim=True)
+            greatest = weight.detach().abs().amax(tuple(range(1, weight.ndim)))
+            quantizer.amax = greatest.reshape(quantizer.amax.shape)
 
     def without_quantizers(self, like: Detector) -> Detector:
         """A float detector with these weights.

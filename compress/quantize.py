@@ -274,6 +274,7 @@ def make_int8_bundle(config: QuantizeConfig, target: Target, detector: Detector,
     pictures = examples_of(config, compressor, found, samples, checkpoint.profiles)
     if not report.limit.met:
         folder = _aside(config.out, "report")
+        folder.mkdir(parents=True, exist_ok=True)
         write_report(folder, report, pictures)
         raise LimitMissedError(
             f"H-mAP falls by {found.drop:.2f} points, where {config.max_hmap_drop} are allowed, with all but "

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import compress.float_graphs
 import compress.quantize
 from babelrs.bundle import open_bundle, read_selftest, verify_files
 from babelrs.errors import BabelRSError, run_command
@@ -19,6 +20,7 @@ from runtime.selftest import SelfTestResult
 from runtime.verify import main as verify
 from tests.train.builders import CLASSES, random_detector, save_tiny, tiny_model, write_all_sensors
 
+FLOAT = ["--precision", "fp32"]
 SERVED = {sensor: CLASSES[sensor] for sensor in (Sensor.SAR, Sensor.IR)}
 
 
@@ -53,7 +55,7 @@ def test_the_command_writes_a_bundle_that_verifies(bundle: Path, capsys: pytest.
 
 def test_the_manifest_says_what_the_checkpoint_is(bundle: Path) -> None:
     manifest, model = open_bundle(bundle).manifest, tiny_model()
-    assert manifest.target == "cpu" and tuple(manifest.strides) == model.strides
+    assert manifest.target == "cpu-x86" and tuple(manifest.strides) == model.strides
     assert tuple(manifest.taps) == model.backbone.taps
     assert manifest.training == {"seed": 3, "step": 7} and manifest.metrics == {"h_map": 0.5}
     assert set(manifest.sensors) == set(SERVED)
@@ -66,13 +68,13 @@ def test_the_manifest_says_what_the_checkpoint_is(bundle: Path) -> None:
 def test_the_same_checkpoint_gives_the_same_bundle_in_another_process(
     checkpoint: Path, bundle: Path, tmp_path: Path
 ) -> None:
-    assert run_command(main, ["--checkpoint", str(checkpoint), "--out", str(tmp_path / "b")]) == 0
+    assert run_command(main, [*FLOAT, "--checkpoint", str(checkpoint), "--out", str(tmp_path / "b")]) == 0
     assert open_bundle(tmp_path / "b").digest == open_bundle(bundle).digest
 
 
 def test_altered_weights_do_not_verify(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "b"
-    assert run_command(main, ["--checkpoint", str(checkpoint), "--out", str(out)]) == 0
+    assert run_command(main, [*FLOAT, "--checkpoint", str(checkpoint), "--out", str(out)]) == 0
     content = bytearray((out / "weights.bin").read_bytes())
     content[len(content) // 2] ^= 1
     (out / "weights.bin").write_bytes(content)
@@ -86,16 +88,17 @@ def test_an_existing_folder_is_refused_and_kept(
     out = tmp_path / "b"
     out.mkdir()
     (out / "precious").write_text("x")
-    assert run_command(main, ["--checkpoint", str(checkpoint), "--out", str(out)]) == 2
+    assert run_command(main, [*FLOAT, "--checkpoint", str(checkpoint), "--out", str(out)]) == 2
     assert str(out) in capsys.readouterr().err and left_in(out) == ["precious"] and left_in(tmp_path) == ["b"]
 
 
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["--checkpoint", "nowhere"],
+        [*FLOAT, "--checkpoint", "nowhere"],
         ["--checkpoint", "nowhere", "--precision", "int3"],
-        ["--checkpoint", "nowhere", "--target", "toaster"],
+        [*FLOAT, "--checkpoint", "nowhere", "--target", "toaster"],
+        ["--checkpoint", "nowhere", "--precision", "int8"],
         ["--score_threshold", "2"],
     ],
 )
@@ -109,14 +112,14 @@ def test_no_half_bundle_is_left_when_the_export_fails(
 ) -> None:
     original = export_graph
 
-    def failing(detector: object, sensor: Sensor) -> object:
+    def failing(detector: object, sensor: Sensor, opset: int) -> object:
         if sensor is Sensor.IR:
             raise RuntimeError("out of luck")
-        return original(detector, sensor)  # type: ignore[arg-type]
+        return original(detector, sensor, opset)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(compress.quantize, "export_graph", failing)
+    monkeypatch.setattr(compress.float_graphs, "export_graph", failing)
     with pytest.raises(RuntimeError, match="out of luck"):
-        main(["--checkpoint", str(checkpoint), "--out", str(tmp_path / "deep" / "b")])
+        main([*FLOAT, "--checkpoint", str(checkpoint), "--out", str(tmp_path / "deep" / "b")])
     assert left_in(tmp_path / "deep") == []
 
 
@@ -124,13 +127,13 @@ def test_a_graph_that_differs_from_pytorch_misses_the_limit(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(compress.quantize, "run_selftest", lambda *_: SelfTestResult(10, 1, 0.5, 3.0, False))
-    assert run_command(main, ["--checkpoint", str(checkpoint), "--out", str(tmp_path / "b")]) == 1
+    assert run_command(main, [*FLOAT, "--checkpoint", str(checkpoint), "--out", str(tmp_path / "b")]) == 1
     assert "differs from PyTorch" in capsys.readouterr().err and left_in(tmp_path) == []
 
 
 def test_selftests_are_noise_unless_images_are_given(checkpoint: Path, bundle: Path, tmp_path: Path) -> None:
     write_all_sensors(tmp_path / "data", "eval", count=2)
-    arguments = ["--checkpoint", str(checkpoint), "--out", str(tmp_path / "b"), "--selftest_px", "48"]
+    arguments = [*FLOAT, "--checkpoint", str(checkpoint), "--out", str(tmp_path / "b"), "--selftest_px", "48"]
     assert run_command(main, [*arguments, "--selftest_root", str(tmp_path / "data")]) == 0
     for sensor in SERVED:
         noise, real = (read_selftest(open_bundle(folder), sensor) for folder in (bundle, tmp_path / "b"))
@@ -143,7 +146,7 @@ def test_selftests_are_noise_unless_images_are_given(checkpoint: Path, bundle: P
 
 def test_the_archive_lies_beside_the_folder_under_its_whole_name(checkpoint: Path, tmp_path: Path) -> None:
     out = tmp_path / "v0.1"
-    assert run_command(main, ["--checkpoint", str(checkpoint), "--out", str(out), "--archive"]) == 0
+    assert run_command(main, [*FLOAT, "--checkpoint", str(checkpoint), "--out", str(out), "--archive"]) == 0
     assert left_in(tmp_path) == ["v0.1", "v0.1.babelrs"]
     unpacked = open_bundle(tmp_path / "v0.1.babelrs", cache=tmp_path / "cache")
     verify_files(unpacked)
@@ -157,7 +160,7 @@ def test_an_untrained_model_makes_a_bundle_as_well(tmp_path: Path) -> None:
 
     torch.manual_seed(0)
     save_tiny(tmp_path / "c", Detector(tiny_model(), SERVED).eval())
-    assert run_command(main, ["--checkpoint", str(tmp_path / "c"), "--out", str(tmp_path / "b")]) == 0
+    assert run_command(main, [*FLOAT, "--checkpoint", str(tmp_path / "c"), "--out", str(tmp_path / "b")]) == 0
     assert verify([str(tmp_path / "b"), "--threads", "1"]) == 0
 
 
