@@ -18,7 +18,7 @@ run: $(VENV)/runtime.stamp
 	@echo "Pictures and JSON Lines are under out/."
 
 test: lint native-test
-	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 # The CPU's C++ under AddressSanitizer and UndefinedBehaviorSanitizer.
 native-test: $(VENV)/dev.stamp

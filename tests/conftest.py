@@ -9,6 +9,14 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+LONGEST_FIRST = (
+    "test_pretraining_learns",
+    "test_pretrain",
+    "test_processes",
+    "test_quantize_int8",
+    "test_tensorrt_graphs",
+)
+"""Files that take minutes: begun first, so that no core waits for one of them at the end."""
 
 # Derandomised: the same examples every run; a failure prints the example that reproduces it.
 settings.register_profile(
@@ -33,7 +41,8 @@ def shared_data() -> Path:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what needs a device or library this machine lacks, with the reason."""
+    """Begin with what takes long; skip what needs a device or library this machine lacks, with the reason."""
+    items.sort(key=lambda item: LONGEST_FIRST.index(name) if (name := item.path.stem) in LONGEST_FIRST else 99)
     if any(item.get_closest_marker("gpu") for item in items) and not _has_cuda():
         _skip(items, "gpu", "no CUDA device")
 
