@@ -11,9 +11,7 @@ import ast
 import json
 import logging
 import re
-import statistics
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -26,6 +24,7 @@ from babelrs.detections import Detections
 from babelrs.errors import BabelRSError, run_command
 from babelrs.metrics import Evaluation, GroundTruth, evaluate
 from babelrs.sensors import Sensor
+from benchmarks.latency import median_ms
 from benchmarks.yolo_obb import (
     FOLDERS,
     Candidates,
@@ -43,8 +42,6 @@ from train.data.soi_det import Split, read_split
 from train.evaluate import ground_truth
 
 log = logging.getLogger("benchmarks.baseline")
-
-WARM_UP_RUNS = 5
 
 
 class ExportConfig(BaseModel):
@@ -124,16 +121,6 @@ class YoloGraph:
         """What the graph says of a sample's image, of the classes of its sensor."""
         pixels, placed = letterbox(read_image(sample), self.size)
         return decode(self.run(pixels), self.classes, sample.sensor, placed, score_floor)
-
-    def latency_ms(self, runs: int) -> float:
-        """Median time of the graph alone on one image, milliseconds."""
-        pixels = np.random.default_rng(0).random((1, 3, self.size, self.size), np.float32)
-        times = []
-        for _ in range(WARM_UP_RUNS + runs):
-            begin = time.perf_counter()
-            self.run(pixels)
-            times.append(1000 * (time.perf_counter() - begin))
-        return statistics.median(times[WARM_UP_RUNS:])
 
 
 def _class_names(path: Path, metadata: Mapping[str, str]) -> tuple[str, ...]:
@@ -256,7 +243,7 @@ def run_evaluate(arguments: list[str]) -> int:
     graph = YoloGraph(config.onnx, config.size, config.threads)
     samples = read_split(config.data, list(Sensor), config.split)
     by_overlap = measure(graph, samples, config)
-    measured = describe(by_overlap, graph.latency_ms(config.runs))
+    measured = describe(by_overlap, median_ms(config.onnx, config.threads, config.runs))
     record = {"schema": "babelrs.baseline/1", "graph": config.onnx.name, "settings": _settings(config, samples)}
     _write({**record, **measured}, config.out)
     sys.stdout.write(by_overlap[config.nms_iou[0]].format_table() + f"\n{measured['latency_ms']:.1f} ms an image\n")
@@ -273,7 +260,7 @@ def run_curve(arguments: list[str]) -> int:
     points = []
     for path in paths:
         graph = YoloGraph(path, config.size, config.threads)
-        measured = describe(measure(graph, samples, config), graph.latency_ms(config.runs))
+        measured = describe(measure(graph, samples, config), median_ms(path, config.threads, config.runs))
         points.append({"epochs": epochs_of(path), **measured})
         sys.stdout.write(f"{epochs_of(path):>5} epochs: H-mAP {100 * measured['h_map']:.2f} %\n")
     record = {"schema": "babelrs.baseline-curve/1", "settings": _settings(config, samples), "curve": points}
