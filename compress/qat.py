@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import torch
 
@@ -19,17 +19,16 @@ from compress.config import QatConfig
 from compress.fake_quant import FakeQuantized
 from compress.ranges import SensorRanges
 from train.checkpoint import Checkpoint
-from train.config import AssignerConfig, AugmentConfig, BatchConfig, DataConfig, LossConfig
+from train.config import AssignerConfig, AugmentConfig, BatchConfig, DataConfig, LossConfig, OptimizerConfig
 from train.data.batches import Batch, CropDataset, make_loader
 from train.data.samples import Sample
 from train.losses import sensor_losses
 from train.models.detector import Detector, normalise
 from train.models.pyramid import anchor_points
+from train.optimizer import learning_rate, make_optimizer, set_learning_rate
 
 log = logging.getLogger("compress.qat")
 
-CLIP_NORM = 10.0
-FINAL_LR_SHARE = 0.02
 LOG_EVERY = 20
 
 
@@ -60,27 +59,34 @@ def train_quantized(
     """
     model = FakeQuantized(detector, half=False)  # float32 beside INT8: float16 cannot hold such small steps of weights
     model.quantize_parts(int8_parts)
-    images = sum(len(group) for group in samples.values())
-    steps = max(1, math.ceil(epochs * images / (config.batch * len(samples))))
-    augment = AugmentConfig(crop_px=config.crop_px)
-    dataset = CropDataset(samples, checkpoint.classes, checkpoint.profiles, augment, cache=False)
-    batch = BatchConfig(**{sensor.value: config.batch for sensor in samples})
-    optimizer = torch.optim.AdamW(model.detector.parameters(), lr=config.lr, weight_decay=0.0)
-    for step, crops in enumerate(make_loader(dataset, batch, DataConfig(workers=0), steps, seed)):
-        share = 0.5 * (1 + math.cos(math.pi * step / steps))
-        for group in optimizer.param_groups:
-            group["lr"] = config.lr * (FINAL_LR_SHARE + (1 - FINAL_LR_SHARE) * share)
+    batches, steps = _batches(checkpoint, samples, config, epochs, seed)
+    schedule = OptimizerConfig(lr=config.lr, weight_decay=0.0, warmup_steps=0)
+    optimizer = make_optimizer(model.detector, len(detector.backbone.transformer_blocks), schedule)
+    for step, crops in enumerate(batches):
+        set_learning_rate(optimizer, learning_rate(step, steps, schedule))
         optimizer.zero_grad(set_to_none=True)
         losses = {sensor: _backward(model, sensor, crops, ranges, config.crop_px) for sensor in samples}
         if not all(map(math.isfinite, losses.values())):
             raise BabelRSError(f"The loss is not finite at step {step + 1} ({losses}).", "Lower qat.lr.")
-        torch.nn.utils.clip_grad_norm_(model.detector.parameters(), CLIP_NORM)
+        torch.nn.utils.clip_grad_norm_(model.detector.parameters(), schedule.clip_norm)
         optimizer.step()
         model.follow_weights()
         if step % LOG_EVERY == 0 or step + 1 == steps:
             shown = "  ".join(f"{sensor} {loss:.3f}" for sensor, loss in losses.items())
             log.info("quantization-aware step %d/%d  %s", step + 1, steps, shown)
     return model.without_quantizers(detector)
+
+
+def _batches(
+    checkpoint: Checkpoint, samples: Mapping[Sensor, Sequence[Sample]], config: QatConfig, epochs: float, seed: int
+) -> tuple[Iterable[Batch], int]:
+    """Batches with as many crops of every sensor, and how many batches there are."""
+    images = sum(len(group) for group in samples.values())
+    steps = max(1, math.ceil(epochs * images / (config.batch * len(samples))))
+    augment = AugmentConfig(crop_px=config.crop_px)
+    dataset = CropDataset(samples, checkpoint.classes, checkpoint.profiles, augment, cache=False)
+    batch = BatchConfig(**{sensor.value: config.batch for sensor in samples})
+    return make_loader(dataset, batch, DataConfig(workers=0), steps, seed), steps
 
 
 def _backward(model: FakeQuantized, sensor: Sensor, batch: Batch, ranges: SensorRanges, crop_px: int) -> float:
