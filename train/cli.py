@@ -36,12 +36,18 @@ def load_config(kind: type[Config], arguments: Sequence[str]) -> Config:
         return kind.model_validate(settings)
     except ValidationError as error:
         faults = [
-            f"{'.'.join(map(str, fault['loc'])) or 'settings'}: {fault['msg']} (got {_shown(fault['input'])})"
-            for fault in error.errors()
+            _fault(".".join(map(str, each["loc"])), each["msg"].removeprefix("Value error, "), each["input"])
+            for each in error.errors()
         ]
         raise collected(
             "The settings are wrong; nothing was started", faults, "Correct them; --help lists all fields."
         ) from None
+
+
+def _fault(setting: str, what: str, given: Any) -> str:
+    """A line about one setting with its value; settings that contradict each other are named by what is wrong."""
+    where = f"{setting}: " if setting else ""
+    return f"{where}{what}" if isinstance(given, dict) else f"{where}{what} (got {_shown(given)})"
 
 
 def start_logging(level: int = logging.INFO) -> None:
