@@ -68,7 +68,8 @@ class _ExportedAggregate(torch.autograd.Function):
         graph: Any, gamma: Any, beta: Any, weights: Any, prefix_tokens: int, height: int, width: int, *taps: Any
     ) -> Any:
         num_levels = weights.type().sizes()[0]
-        return graph.op(
+        level_type = taps[0].type().with_sizes([None, gamma.type().sizes()[1], height, width])
+        levels = graph.op(
             "babelrs::LayerwiseAggregate",
             *taps,
             gamma,
@@ -83,6 +84,9 @@ class _ExportedAggregate(torch.autograd.Function):
             plugin_version_s="1",
             outputs=num_levels,
         )
+        for level in levels if num_levels > 1 else [levels]:
+            level.setType(level_type)  # what stands behind the node is typed and shaped from it
+        return levels
 
 
 class LayerwiseAggregate(nn.Module):
