@@ -6,28 +6,20 @@ Writes a table, a JSON and a plot of AP per sensor.
 from __future__ import annotations
 
 import json
-import logging
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from babelrs.bundle import Bundle, open_bundle, verify_files
-from babelrs.detections import Detections
+from babelrs.bundle import open_bundle, verify_files
 from babelrs.errors import run_command
-from babelrs.images import read_frame
-from babelrs.metrics import Evaluation, GroundTruth, evaluate
-from babelrs.sensors import Sensor
+from babelrs.metrics import evaluate
+from compress.measure import measure
 from runtime.engines import open_engine
-from runtime.pipeline import Detector, Stopwatch
 from train.cli import load_config, start_logging
-from train.data.samples import Sample, check_classes
 from train.data.soi_det import Split, read_split
-from train.evaluate import ground_truth
-from train.predict import EVALUATION_SCORE
-
-log = logging.getLogger("benchmarks.accuracy")
 
 
 class AccuracyConfig(BaseModel):
@@ -40,28 +32,6 @@ class AccuracyConfig(BaseModel):
     split: Split = Field("eval", description="split to measure on")
     out: Path = Field(Path("benchmarks/results/accuracy"), description="results go to OUT.json and OUT.png")
     threads: int = Field(0, ge=0, description="engine threads; 0: the engine's choice")
-
-
-def measure(
-    bundle: Bundle, samples: dict[Sensor, list[Sample]], threads: int
-) -> tuple[Evaluation, dict[Sensor, float]]:
-    """Accuracy of the bundle, and the median engine time of an image per sensor in milliseconds."""
-    found: dict[str, Detections] = {}
-    truth: dict[str, GroundTruth] = {}
-    infer_ms: dict[Sensor, float] = {}
-    for sensor, group in samples.items():
-        entry = bundle.manifest.entry(sensor)
-        check_classes(group, entry.classes, sensor)
-        detector = Detector(open_engine(bundle, sensor, "auto", threads), entry, sensor, EVALUATION_SCORE)
-        times = []
-        for sample in group:
-            watch = Stopwatch()
-            found[sample.name], _ = detector.detect(read_frame(sample.path), watch)
-            truth[sample.name] = ground_truth(sample, entry.classes)
-            times.append(watch.elapsed_ms["infer"])
-        infer_ms[sensor] = sorted(times)[len(times) // 2]
-        log.info("%s: %d images", sensor, len(group))
-    return evaluate(found, truth), infer_ms
 
 
 def plot(result: dict[str, Any], path: Path) -> None:
@@ -96,8 +66,10 @@ def main(arguments: list[str]) -> int:
     bundle = open_bundle(config.bundle)
     verify_files(bundle)
     samples = read_split(config.data, list(bundle.manifest.sensors), config.split)
-    evaluation, infer_ms = measure(bundle, samples, config.threads)
     manifest = bundle.manifest
+    engines = partial(open_engine, bundle, name="auto", threads=config.threads)
+    scored, infer_ms = measure(engines, manifest.sensors, samples)
+    evaluation = evaluate(scored.found, scored.truth)
     record = {
         "schema": "babelrs.accuracy/1",
         "bundle": {"name": manifest.name, "target": manifest.target, "digest": bundle.digest},

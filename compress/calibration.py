@@ -76,6 +76,29 @@ class CalibrationSet:
         }
 
 
+def as_seen_by(pixels: Pixels, channels: int, size_px: tuple[int, int] | None = None) -> Pixels:
+    """One sensor's images as the input of another sensor's head.
+
+    Args:
+        pixels: ``(N, H, W, C)``.
+        channels: Of the input: three bands become their mean, one is used three times.
+        size_px: ``(height, width)`` of the input, where it takes no other: images are cut, or black is added to the
+            right and below. ``None``: any.
+
+    Returns:
+        ``(N, height, width, channels)``.
+    """
+    if pixels.shape[-1] > channels:
+        pixels = np.rint(pixels.mean(-1, keepdims=True)).astype(np.uint8)
+    pixels = np.repeat(pixels, channels // pixels.shape[-1], axis=-1)
+    if size_px is None or pixels.shape[1:3] == size_px:
+        return pixels
+    height, width = size_px
+    part = pixels[:, :height, :width]
+    missing = ((0, 0), (0, height - part.shape[1]), (0, width - part.shape[2]), (0, 0))
+    return np.pad(part, missing)
+
+
 def choose_samples(samples: Sequence[Sample], count: int, seed: int, sensor: Sensor) -> list[Sample]:
     """``count`` samples, or all there are, drawn without replacement; in the order of the draw."""
     order = np.random.default_rng([seed, list(Sensor).index(sensor)]).permutation(len(samples))

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from babelrs.errors import BabelRSError
 from babelrs.sensors import Sensor
-from compress.calibration import CalibrationSet
+from compress.calibration import CalibrationSet, as_seen_by
 from compress.folding import folded
 from compress.histogram import LEVELS, Histogram
 from compress.parts import part_of, parts_of
@@ -119,7 +119,8 @@ class FakeQuantized:
         try:
             for names, pixels in images.batches(sensor, batch_size):
                 with self._watched(found, sensor, names):
-                    head(self.detector.features(normalise(torch.from_numpy(pixels))))
+                    seen = as_seen_by(pixels, (through or sensor).num_channels)
+                    head(self.detector.features(normalise(torch.from_numpy(seen))))
         finally:
             self.quantize_parts(before)
         return found

@@ -8,6 +8,8 @@ import numpy as np
 import numpy.typing as npt
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
 
+from compress.onnx_graph import attribute, drop_unused
+
 LEAST, GREATEST = -128, 127
 
 
@@ -24,12 +26,12 @@ def fold_weights(model: ModelProto) -> int:
     for node in graph.node:
         if node.op_type == "QuantizeLinear" and node.input[0] in constants:
             weight, scale = (numpy_helper.to_array(constants[name]) for name in node.input[:2])
-            folded.append(numpy_helper.from_array(quantized(weight, scale, _axis(node)), node.output[0]))
+            folded.append(numpy_helper.from_array(quantized(weight, scale, attribute(node, "axis", 1)), node.output[0]))
             dead.append(node)
     for node in dead:
         graph.node.remove(node)
     graph.initializer.extend(folded)
-    _drop_unused(graph)
+    drop_unused(graph)
     return len(folded)
 
 
@@ -41,10 +43,6 @@ def quantized(weight: npt.NDArray[Any], scale: npt.NDArray[Any], axis: int) -> n
     return np.clip(np.rint(weight.astype(np.float32) / wide), LEAST, GREATEST).astype(np.int8)
 
 
-def _axis(node: NodeProto) -> int:
-    return next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 1)
-
-
 def _constants(graph: GraphProto) -> dict[str, TensorProto]:
     """Tensors whose values the file holds, by name; what is only renamed (Identity) as well."""
     found = {tensor.name: tensor for tensor in graph.initializer}
@@ -54,17 +52,3 @@ def _constants(graph: GraphProto) -> dict[str, TensorProto]:
         elif node.op_type == "Identity" and node.input[0] in found:
             found[node.output[0]] = found[node.input[0]]
     return found
-
-
-def _drop_unused(graph: GraphProto) -> None:
-    """Remove initializers, constants and renamings that nothing reads any more."""
-    while True:
-        read = {name for node in graph.node for name in node.input} | {output.name for output in graph.output}
-        dead = [n for n in graph.node if n.op_type in ("Constant", "Identity") and not read.intersection(n.output)]
-        spare = [tensor for tensor in graph.initializer if tensor.name not in read]
-        if not dead and not spare:
-            return
-        for node in dead:
-            graph.node.remove(node)
-        for tensor in spare:
-            graph.initializer.remove(tensor)

@@ -7,7 +7,7 @@ float model's score. 0 where nothing changed, towards 2 where nothing is left.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,6 +20,8 @@ from train.models.detector import Detector, normalise
 from train.models.head import RawOutputs, decode_geometry, unit_directions
 from train.models.pyramid import anchor_points
 
+Raw = Callable[[Sensor, Tensor], RawOutputs]
+"""A model: raw outputs of a sensor's head for ``(N, H, W, C)`` uint8 pixels."""
 POINTS = 100
 """Points of an image that are compared: those of highest score."""
 BATCH = 4
@@ -40,53 +42,56 @@ class OutputErrors:
     """The float model's outputs on a few images of every sensor, to compare with.
 
     Args:
-        detector: The float model, in evaluation mode.
+        model: The float model.
+        strides: Of its pyramid, pixels.
         images: The images.
         count: How many of each sensor are used.
     """
 
-    def __init__(self, detector: Detector, images: CalibrationSet, count: int) -> None:
+    def __init__(self, model: Raw, strides: Sequence[int], images: CalibrationSet, count: int) -> None:
+        self._strides = tuple(strides)
         self._references: dict[Sensor, list[_Reference]] = {}
         for sensor in images.images:
             batches = (torch.from_numpy(pixels) for _, pixels in images.batches(sensor, BATCH, count))
-            self._references[sensor] = [_reference(detector, sensor, pixels) for pixels in batches]
+            self._references[sensor] = [self._reference(model, sensor, pixels) for pixels in batches]
 
     @torch.no_grad()
-    def of(self, detector: Detector, sensor: Sensor) -> float:
+    def of(self, model: Raw, sensor: Sensor) -> float:
         """The error of a compressed model."""
         total, weight = 0.0, 0.0
         for reference in self._references[sensor]:
-            raw = _raw(detector, sensor, reference.pixels)
+            raw = model(sensor, reference.pixels)
             scores = _at(raw.logits, reference.index).sigmoid().gather(2, reference.labels[..., None])[..., 0]
-            overlap = bhattacharyya_similarity(
-                _boxes(detector, raw, reference.pixels, reference.index), reference.boxes
-            )
+            overlap = bhattacharyya_similarity(self._boxes(raw, reference.pixels, reference.index), reference.boxes)
             change = (scores - reference.scores).abs() + (1.0 - overlap)
             total += float((reference.scores * change).sum())
             weight += float(reference.scores.sum())
         return total / max(weight, 1e-12)
 
+    @torch.no_grad()
+    def _reference(self, model: Raw, sensor: Sensor, pixels: Tensor) -> _Reference:
+        raw = model(sensor, pixels)
+        best, labels = raw.logits.float().max(-1)  # (B, A)
+        top, index = best.topk(min(POINTS, best.shape[1]), dim=1)
+        return _Reference(pixels, index, labels.gather(1, index), top.sigmoid(), self._boxes(raw, pixels, index))
 
-@torch.no_grad()
-def _reference(detector: Detector, sensor: Sensor, pixels: Tensor) -> _Reference:
-    raw = _raw(detector, sensor, pixels)
-    best, labels = raw.logits.float().max(-1)  # (B, A)
-    top, index = best.topk(min(POINTS, best.shape[1]), dim=1)
-    return _Reference(pixels, index, labels.gather(1, index), top.sigmoid(), _boxes(detector, raw, pixels, index))
+    def _boxes(self, raw: RawOutputs, pixels: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Gaussians of the boxes at points ``index`` ``(B, K)``."""
+        height, width = int(pixels.shape[1]), int(pixels.shape[2])
+        points, strides = anchor_points(height, width, self._strides, pixels.device)
+        geometry = decode_geometry(_at(raw.distributions, index), points[index], strides[index])
+        directions = None if raw.directions is None else _at(raw.directions, index)
+        return box_gaussian(geometry, unit_directions(directions, geometry))
 
 
-def _raw(detector: Detector, sensor: Sensor, pixels: Tensor) -> RawOutputs:
-    found: RawOutputs = detector.heads[sensor.value](detector.features(normalise(pixels)))
-    return found
+def raw_outputs_of(detector: Detector) -> Raw:
+    """A detector in evaluation mode as a model to compare."""
 
+    def run(sensor: Sensor, pixels: Tensor) -> RawOutputs:
+        found: RawOutputs = detector.heads[sensor.value](detector.features(normalise(pixels)))
+        return found
 
-def _boxes(detector: Detector, raw: RawOutputs, pixels: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
-    """Gaussians of the boxes at points ``index`` ``(B, K)``."""
-    height, width = int(pixels.shape[1]), int(pixels.shape[2])
-    points, strides = anchor_points(height, width, detector.config.strides, pixels.device)
-    geometry = decode_geometry(_at(raw.distributions, index), points[index], strides[index])
-    directions = None if raw.directions is None else _at(raw.directions, index)
-    return box_gaussian(geometry, unit_directions(directions, geometry))
+    return run
 
 
 def _at(values: Tensor, index: Tensor) -> Tensor:

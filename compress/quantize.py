@@ -48,16 +48,16 @@ Samples = dict[Sensor, list[Sample]]
 
 
 def make_compressor(
-    target: Target, detector: Detector, checkpoint: Checkpoint, images: CalibrationSet, probe_images: int
+    target: Target, detector: Detector, checkpoint: Checkpoint, images: CalibrationSet, config: QuantizeConfig
 ) -> Compressor:
     """What runs the model as the target's engine computes."""
     if target.kind == "tensorrt":
         from compress.tensorrt_graphs import TensorRTCompressor
 
-        return TensorRTCompressor(detector, checkpoint, images, probe_images)
+        return TensorRTCompressor(detector, checkpoint, images, config.probe_images)
     from compress.cpu_graphs import OnnxRuntimeCompressor
 
-    return OnnxRuntimeCompressor(detector, checkpoint, images, probe_images, reduce_range=target.reduce_range)
+    return OnnxRuntimeCompressor(detector, checkpoint, images, config.probe_images, target.reduce_range, config.threads)
 
 
 def narrowed(checkpoint: Checkpoint, sensors: tuple[Sensor, ...] | None) -> Checkpoint:
@@ -264,11 +264,11 @@ def make_int8_bundle(config: QuantizeConfig, target: Target, detector: Detector,
         LimitMissedError: The limit cannot be kept; the report is written beside where the bundle would be.
     """
     samples, images = read_data(config, checkpoint)
-    compressor = make_compressor(target, detector, checkpoint, images, config.probe_images)
+    compressor = make_compressor(target, detector, checkpoint, images, config)
     found = search(config, target, compressor, samples, images)
     if config.qat_epochs and found.drop > config.max_hmap_drop:
         detector = retrained(config, detector, checkpoint, compressor.parts, found)
-        compressor = make_compressor(target, detector, checkpoint, images, config.probe_images)
+        compressor = make_compressor(target, detector, checkpoint, images, config)
         found = search(config, target, compressor, samples, images, found.rows[0])
     report = report_of(config, target, compressor, found, samples, images)
     pictures = examples_of(config, compressor, found, samples, checkpoint.profiles)
@@ -278,7 +278,7 @@ def make_int8_bundle(config: QuantizeConfig, target: Target, detector: Detector,
         write_report(folder, report, pictures)
         raise LimitMissedError(
             f"H-mAP falls by {found.drop:.2f} points, where {config.max_hmap_drop} are allowed, with all but "
-            f"{len(found.int8_parts)} parts in float16.",
+            f"{len(found.int8_parts)} parts in float.",
             f"No bundle was written; see {folder / 'report.html'}. Allow more, or give --qat_epochs.",
         )
     with written_aside(config.out) as folder:

@@ -219,7 +219,7 @@ class Search:
 
         def row(count: int) -> Row:
             if count not in tried:
-                self.watcher.step(f"{count} of {len(order)} parts in float16", count, len(order))
+                self.watcher.step(f"{count} of {len(order)} parts in float", count, len(order))
                 tried[count] = self._measured(f"mixed {count}", "mixed", order[count:], ranges)
             return tried[count]
 

@@ -14,6 +14,7 @@ from babelrs.radiometry import to_uint8
 from babelrs.sensors import Sensor
 from babelrs.tiling import cut_tile, plan_tiles
 from compress.config import QuantizeConfig
+from compress.entries import sensor_entry
 from runtime.engines import Engine
 from train.checkpoint import Checkpoint
 from train.data.soi_det import read_split
@@ -59,19 +60,4 @@ def from_engine(engine: Engine, pixels: np.ndarray[Any, Any]) -> SelfTest:
 
 def entry_of(config: QuantizeConfig, checkpoint: Checkpoint, sensor: Sensor) -> SensorEntry:
     """A sensor's entry in the manifest."""
-    model = checkpoint.model
-    height, width = model.input_px.of(sensor)
-    return SensorEntry(
-        classes=checkpoint.classes[sensor],
-        profile=checkpoint.profiles[sensor],
-        graph=f"model.{sensor}.onnx",
-        selftest=f"selftest.{sensor}.npz",
-        input_height=height,
-        input_width=width,
-        channels=sensor.num_channels,
-        max_detections=model.max_detections,
-        score_threshold=config.score_threshold,
-        nms_iou=model.nms_iou,
-        tile_overlap=model.tile_overlap,
-        precision=config.precision,
-    )
+    return sensor_entry(checkpoint, sensor, config.precision, config.score_threshold)

@@ -13,12 +13,14 @@ from compress.config import QuantizeConfig
 from compress.parts import is_head, part_of
 from compress.ranges import magnitude
 from compress.report.examples import Example
-from compress.report.record import EvaluationSet, Limit, Part, RangePoint, Report, RowName
+from compress.report.record import EvaluationSet, Limit, Part, PartPrecision, RangePoint, Report, RowName
 from compress.search import Found
 from compress.targets import Target
 from train.data.samples import Sample
 
 FINAL: RowName = "mixed"
+_FLOAT: Mapping[str, PartPrecision] = {"tensorrt": "fp16", "onnxruntime": "fp32"}
+"""What the parts beside INT8 compute in."""
 _UNTOLD = {"checkpoint", "out", "targets_file", "selftest_root"}
 """Settings that say where things lay on one machine."""
 
@@ -41,7 +43,7 @@ def report_of(
         ),
         rows=found.rows,
         limit=Limit(config.max_hmap_drop, found.drop, met),
-        parts=parts_of_model(compressor, found),
+        parts=parts_of_model(compressor, found, target),
         evaluation=EvaluationSet(config.data.split, {sensor: len(group) for sensor, group in samples.items()}),
         calibration={
             sensor: {image.name: image.sha256 for image in chosen} for sensor, chosen in images.images.items()
@@ -55,11 +57,11 @@ def report_of(
     )
 
 
-def parts_of_model(compressor: Compressor, found: Found) -> tuple[Part, ...]:
+def parts_of_model(compressor: Compressor, found: Found, target: Target) -> tuple[Part, ...]:
     """Every part with its final precision and the reason."""
     weights = compressor.num_weights()
     return tuple(
-        Part(part, "int8" if part in found.int8_parts else "fp16", weights[part], _reason(part, found))
+        Part(part, "int8" if part in found.int8_parts else _FLOAT[target.kind], weights[part], _reason(part, found))
         for part in compressor.parts
     )
 
@@ -67,7 +69,7 @@ def parts_of_model(compressor: Compressor, found: Found) -> tuple[Part, ...]:
 def _reason(part: str, found: Found) -> str:
     if part in found.int8_parts:
         return "within the limit"
-    return "heads start in float16" if is_head(part) else "given back: most hurtful"
+    return "heads start in float" if is_head(part) else "given back: most hurtful"
 
 
 def range_points(found: Found) -> tuple[RangePoint, ...]:

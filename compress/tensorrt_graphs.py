@@ -17,7 +17,7 @@ from compress.float_graphs import in_half, write_graphs
 from compress.fold_weights import fold_weights
 from compress.folding import folded
 from compress.histogram import Histogram
-from compress.output_error import OutputErrors
+from compress.output_error import OutputErrors, raw_outputs_of
 from compress.ranges import SensorRanges
 from train.checkpoint import Checkpoint
 from train.evaluate import predict_samples
@@ -47,7 +47,7 @@ class TensorRTCompressor:
         self._checkpoint = checkpoint
         self._float = folded(detector)
         self._quantized = FakeQuantized(detector, half=True)
-        self._errors = OutputErrors(self._float, probe, probe_images)
+        self._errors = OutputErrors(raw_outputs_of(self._float), detector.config.strides, probe, probe_images)
         self.parts = self._quantized.parts
 
     def num_weights(self) -> Mapping[str, int]:
@@ -64,7 +64,7 @@ class TensorRTCompressor:
         found = {}
         for sensor in ranges:
             self._quantized.use(ranges[sensor])
-            found[sensor] = self._errors.of(self._quantized.detector, sensor)
+            found[sensor] = self._errors.of(raw_outputs_of(self._quantized.detector), sensor)
         return found
 
     def predict(self, int8_parts: Collection[str], ranges: SensorRanges, half: bool, samples: Samples) -> Scored:

@@ -8,8 +8,8 @@ from pathlib import Path
 from onnx import ModelProto, TensorProto
 
 WEIGHTS_FILE = "weights.bin"
-INLINE_BYTES = 1024
-"""Smaller tensors stay in the graph: they are shapes and constants that engines fold while loading."""
+INLINE_BYTES = 128
+"""Smaller tensors stay in the graph: they are shapes, steps and constants that engines fold while loading."""
 
 _ALIGNMENT = 64
 

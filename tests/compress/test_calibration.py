@@ -12,7 +12,7 @@ import pytest
 from babelrs.errors import BabelRSError
 from babelrs.radiometry import DEFAULT_PROFILES
 from babelrs.sensors import Sensor
-from compress.calibration import CalibrationConfig, CalibrationSet, choose_samples, read_calibration
+from compress.calibration import CalibrationConfig, CalibrationSet, as_seen_by, choose_samples, read_calibration
 from tests.compress.tiny_data import write_data
 from train.data.soi_det import read_split
 
@@ -83,3 +83,14 @@ def test_few_images_are_warned_of(root: Path, caplog: pytest.LogCaptureFixture) 
     with caplog.at_level(logging.WARNING):
         read(root)
     assert "sar: only 3 calibration images" in caplog.text
+
+
+def test_another_sensor_s_bands_and_size_are_taken() -> None:
+    colour = np.arange(2 * 3 * 4 * 3, dtype=np.uint8).reshape(2, 3, 4, 3)
+    grey = as_seen_by(colour, 1)
+    np.testing.assert_array_equal(grey[..., 0], colour[..., 1])  # the middle of three neighbours is their mean
+    np.testing.assert_array_equal(as_seen_by(grey, 3), np.stack([grey[..., 0]] * 3, -1))
+    placed = as_seen_by(colour, 3, (2, 6))
+    np.testing.assert_array_equal(placed[:, :, :4], colour[:, :2])
+    assert placed.shape == (2, 2, 6, 3) and not placed[:, :, 4:].any()
+    np.testing.assert_array_equal(as_seen_by(colour, 3, (3, 4)), colour)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -44,13 +45,11 @@ def test_the_bundle_verifies_and_holds_its_report(bundle: Path) -> None:
 
 
 def test_the_manifest_names_every_calibration_image(bundle: Path, drawn: Path) -> None:
-    import hashlib
-
     record = open_bundle(bundle).manifest.calibration
     for sensor in Sensor:
         assert len(record[sensor.value]) == 24
         entry = record[sensor.value][0]
-        files = [path for path in drawn.rglob(entry["file"])]
+        files = drawn.rglob(entry["file"])
         assert entry["sha256"] in {hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
@@ -201,3 +200,13 @@ def test_a_killed_search_goes_on(
     assert calls.count("observe") == 6  # three of their own, three of RGB alone; not again after the kill
     assert open_bundle(tmp_path / "b").digest == open_bundle(bundle).digest
     shutil.rmtree(tmp_path / "b")
+
+
+def test_a_bundle_for_cpus_is_made_and_measured_by_the_same_command(trained: Path, drawn: Path, tmp_path: Path) -> None:
+    given = ["--checkpoint", str(trained), "--data.root", str(drawn), "--out", str(tmp_path / "b")]
+    more = ["--target", "cpu-x86", "--calibrators", "max", "--probe_images", "2", "--max_hmap_drop", "8"]
+    assert run_command(main, [*given, *more]) == 0
+    assert verify([str(tmp_path / "b"), "--threads", "1"]) == 0
+    report = Report.from_dict(json.loads((tmp_path / "b/report.json").read_text()))
+    assert {row.measured_by for row in report.rows} == {"onnxruntime"}
+    assert {part.precision for part in report.parts} == {"int8", "fp32"}
