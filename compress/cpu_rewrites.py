@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import onnx
 from onnx import GraphProto, ModelProto, NodeProto, helper
 
 from compress.graph_session import shapes_of
@@ -19,30 +18,49 @@ def multiply_points(graph: GraphProto) -> None:
     ONNX Runtime's integer convolution gives 8 bits, in which the scores of neighbouring points would tie; its integer
     matrix product gives float32.
     """
-    stored, reading = initializers(graph), readers(graph)
+    reading, shapes = readers(graph), {name: list(tensor.dims) for name, tensor in initializers(graph).items()}
     replacements: dict[str, list[NodeProto]] = {}
-    for node in graph.node:
-        if node.op_type != "Conv" or not _is_pointwise(node, list(stored[node.input[1]].dims)):
+    for node in [node for node in graph.node if node.op_type == "Conv"]:
+        after = reading.get(node.output[0], [])
+        if not _is_pointwise(node, shapes[node.input[1]]) or any(reader.op_type == "Sigmoid" for reader in after):
             continue
-        if any(reader.op_type == "Sigmoid" for reader in reading.get(node.output[0], ())):
-            continue
-        if len(stored[node.input[1]].dims) == 4:  # a head's layer serves every level of the pyramid
-            kernel = onnx.numpy_helper.to_array(stored[node.input[1]])[:, :, 0, 0]
-            store(graph, node.input[1], np.ascontiguousarray(kernel.T))
-            stored = {**stored, **initializers(graph)}
+        kernel = constant_values(graph)[node.input[1]]
+        if kernel.ndim == 4:  # the first of its users: a head's layer serves every level of the pyramid
+            store(graph, node.input[1], np.ascontiguousarray(kernel[:, :, 0, 0].T))
         last, product, biased = (f"{node.name}.{step}" for step in ("last", "MatMul", "Add"))
         replacements[node.name] = [
             helper.make_node("Transpose", [node.input[0]], [last], last, perm=_TO_LAST),
             helper.make_node("MatMul", [last, node.input[1]], [product], product),
             helper.make_node("Add", [product, node.input[2]], [biased], biased),
-            helper.make_node("Transpose", [biased], node.output, node.name, perm=_TO_FIRST),
         ]
+        if len(after) == 1 and after[0].op_type == "Reshape" and (flat := _flat_shape(graph, after[0])) is not None:
+            replacements[node.name] += _flattened(graph, biased, after[0], flat)
+            replacements[after[0].name] = []
+        else:
+            back = helper.make_node("Transpose", [biased], node.output, node.name, perm=_TO_FIRST)
+            replacements[node.name].append(back)
     replace_nodes(graph, replacements)
 
 
 def _is_pointwise(node: NodeProto, shape: list[int]) -> bool:
     plain = not any(attribute(node, "pads", [0])) and set(attribute(node, "strides", [1])) == {1}
-    return plain and (len(shape) == 2 or shape[2:] == [1, 1]) and attribute(node, "group", 1) == 1
+    return plain and shape[2:] == [1, 1] and attribute(node, "group", 1) == 1
+
+
+def _flat_shape(graph: GraphProto, reshape: NodeProto) -> list[int] | None:
+    """The shape ``(N, C, H*W)`` that a map is reshaped to; nothing for another shape."""
+    shape = [int(side) for side in constant_values(graph)[reshape.input[1]]]
+    return shape if len(shape) == 3 and min(shape[1:]) > 0 else None
+
+
+def _flattened(graph: GraphProto, tensor: str, reshape: NodeProto, shape: list[int]) -> list[NodeProto]:
+    """``(N, H, W, C)`` as the reshaped ``(N, C, H*W)``; what is transposed again behind it then moves nothing."""
+    rows = reshape.name + ".rows"
+    sizes = store(graph, rows + ".shape", np.array([shape[0], shape[2], shape[1]]))
+    return [
+        helper.make_node("Reshape", [tensor, sizes], [rows], rows),
+        helper.make_node("Transpose", [rows], reshape.output, reshape.name, perm=[0, 2, 1]),
+    ]
 
 
 def repeat_cells(model: ModelProto) -> None:
