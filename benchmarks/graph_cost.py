@@ -28,7 +28,8 @@ MOVES = frozenset(
 PARTIAL = frozenset({"Slice", "Split", "Gather", "GatherElements", "GatherND"})
 """Read as much as they write."""
 POINTWISE = frozenset(
-    {"Abs", "Add", "And", "Atan", "BatchNormalization", "Cast", "Ceil", "Clip", "Cos", "Div", "Elu", "Equal", "Erf"}
+    {"Abs", "Add", "And", "Atan", "BatchNormalization", "Cast", "CastLike", "Ceil", "Clip", "Cos", "Div", "Elu"}
+    | {"Equal", "Erf"}
     | {"Exp", "Floor", "Gelu", "Greater", "GreaterOrEqual", "HardSigmoid", "HardSwish", "LeakyRelu", "Less"}
     | {"LessOrEqual", "Log", "Max", "Mean", "Min", "Mish", "Mod", "Mul", "Neg", "Not", "Or", "PRelu", "Pow"}
     | {"QuantizeLinear", "Reciprocal", "Relu", "Round", "Selu", "Sigmoid", "Sign", "Sin", "Softplus", "Sqrt", "Sub"}
@@ -249,15 +250,20 @@ def _outputs(group: Sequence[NodeProto]) -> list[str]:
     return [name for node in group for name in node.output if name]
 
 
+def _read(node: NodeProto) -> list[str]:
+    """The inputs whose values matter: of what CastLike casts to, only the type does."""
+    return [name for name in (node.input[:1] if node.op_type == "CastLike" else node.input) if name]
+
+
 def _activations(node: NodeProto, graph: StaticGraph) -> list[str]:
-    return [name for name in node.input if name and name not in graph.constants]
+    return [name for name in _read(node) if name not in graph.constants]
 
 
 def _weights(node: NodeProto, graph: StaticGraph) -> list[str]:
     """Constants that are data: not axes and sizes, nor scales, which quantization gives away with its one byte."""
     if node.op_type == "QuantizeLinear":
         return []
-    constants = [name for name in node.input if name and name in graph.constants]
+    constants = [name for name in _read(node) if name in graph.constants]
     return [name for name in constants if graph.tensors[name].kind not in _INDICES]
 
 
