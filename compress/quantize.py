@@ -24,12 +24,11 @@ from compress.calibration import CalibrationSet, check_sensors, read_calibration
 from compress.compressor import Compressor
 from compress.config import QuantizeConfig
 from compress.float_graphs import write_float_graphs
-from compress.parts import is_head
 from compress.qat import train_quantized
 from compress.report.live import SearchTable
 from compress.report.page import write_report
 from compress.report.record import Report, Row
-from compress.search import Found, Search, SearchPlan
+from compress.search import Found, Search, SearchPlan, starting_parts
 from compress.selftests import entry_of, from_engine, from_pytorch, selftest_pixels
 from compress.steps import Steps
 from compress.summary import examples_of, report_of
@@ -114,7 +113,8 @@ def search(
         "calibration": images.to_dict(),
         "measured": {sensor.value: [sample.name for sample in group] for sensor, group in samples.items()},
     }
-    plan = SearchPlan(config.scales, config.calibrators, config.max_hmap_drop, config.rows)
+    float_heads = target.kind == "tensorrt"
+    plan = SearchPlan(config.scales, config.calibrators, config.max_hmap_drop, config.rows, float_heads)
     steps = Steps(_aside(config.out, "search" if exact is None else "search-trained"), decides)
     with SearchTable(config.max_hmap_drop, log) as table:
         return Search(compressor, images, samples, plan, steps, table).run(exact)
@@ -123,14 +123,13 @@ def search(
 def retrained(
     config: QuantizeConfig, detector: Detector, checkpoint: Checkpoint, parts: Sequence[str], found: Found
 ) -> Detector:
-    """The model after quantization-aware training with everything but the heads in INT8; kept until the bundle is."""
+    """The model after quantization-aware training with these parts in INT8."""
     root = config.calibration.root or config.data.root
     assert root is not None  # checked with the settings
     samples = read_checked(root, list(checkpoint.classes), config.calibration.split, checkpoint)
-    start = [part for part in parts if not is_head(part)]
     log.info("H-mAP falls by %.2f points: training under INT8 for %g epochs", found.drop, config.qat_epochs)
     return train_quantized(
-        detector, checkpoint, start, found.ranges, samples, config.qat, config.qat_epochs, config.seed
+        detector, checkpoint, parts, found.ranges, samples, config.qat, config.qat_epochs, config.seed
     )
 
 
@@ -267,7 +266,8 @@ def make_int8_bundle(config: QuantizeConfig, target: Target, detector: Detector,
     compressor = make_compressor(target, detector, checkpoint, images, config)
     found = search(config, target, compressor, samples, images)
     if config.qat_epochs and found.drop > config.max_hmap_drop:
-        detector = retrained(config, detector, checkpoint, compressor.parts, found)
+        start = starting_parts(compressor.parts, target.kind == "tensorrt")
+        detector = retrained(config, detector, checkpoint, start, found)
         compressor = make_compressor(target, detector, checkpoint, images, config)
         found = search(config, target, compressor, samples, images, found.rows[0])
     report = report_of(config, target, compressor, found, samples, images)

@@ -1,7 +1,8 @@
 """Which parts of a model stay INT8: as many as the limit on the loss of H-mAP allows.
 
-INT8 in the backbone and the pyramid with float16 heads is the start. Where that loses too much, parts go back to
-float16, the most hurtful first, as few as it takes (by bisection). Every step's result is kept, so that a killed search
+For TensorRT the start is INT8 in the backbone and the pyramid with float16 heads; for CPUs, where a float32 head takes
+longer than all that INT8 saves, it is INT8 throughout. Where the start loses too much, parts go back to float, the most
+hurtful first, as few as it takes (by bisection). Every step's result is kept, so that a killed search
 goes on.
 """
 
@@ -48,12 +49,14 @@ class SearchPlan:
         calibrators: Names of those that are compared; the first alone is taken without comparing.
         max_hmap_drop: H-mAP that may be lost against float32, in points (hundredths).
         rows: Ways of quantizing to measure beside the final one, for the report.
+        float_heads: Whether heads are float from the start.
     """
 
     scales: Scales
     calibrators: tuple[str, ...]
     max_hmap_drop: float
     rows: tuple[RowName, ...]
+    float_heads: bool
 
 
 @dataclass(frozen=True)
@@ -181,8 +184,8 @@ class Search:
         return found
 
     def compare(self, tables: Mapping[str, Mapping[str, SensorRanges]]) -> tuple[CalibratorResult, ...]:
-        """The error of the outputs with each calibrator, everything but the heads in INT8; of the worst sensor."""
-        start = tuple(part for part in self.compressor.parts if not is_head(part))
+        """The error of the outputs with each calibrator, all that starts in INT8 being so; of the worst sensor."""
+        start = starting_parts(self.compressor.parts, self.plan.float_heads)
         results = []
         for done, name in enumerate(self.plan.calibrators):
             self.watcher.step(f"calibrator {name}", done, len(self.plan.calibrators))
@@ -214,7 +217,7 @@ class Search:
         The loss is taken to fall with every part that goes back, most hurtful first, so that bisection finds the least
         number of them; what is returned was measured, whether or not that is so.
         """
-        order = most_hurtful_first(sensitivity)
+        order = most_hurtful_first(sensitivity, starting_parts(self.compressor.parts, self.plan.float_heads))
         tried: dict[int, Row] = {}
 
         def row(count: int) -> Row:
@@ -245,13 +248,18 @@ def first_kept(kept: Any, most: int) -> int:
     return high
 
 
-def most_hurtful_first(sensitivity: Sensitivity) -> list[str]:
-    """The parts that start in INT8, by the error of the sensor that suffers most from each."""
+def starting_parts(parts: Sequence[str], float_heads: bool) -> tuple[str, ...]:
+    """The parts that a search starts with in INT8."""
+    return tuple(part for part in parts if not (float_heads and is_head(part)))
+
+
+def most_hurtful_first(sensitivity: Sensitivity, start: Sequence[str]) -> list[str]:
+    """The parts of ``start`` by the error of the sensor that suffers most from each."""
     hurt = {
         part: max((value for value in row if value is not None), default=0.0)
         for part, row in zip(sensitivity.parts, sensitivity.values, strict=True)
     }
-    return sorted((part for part in sensitivity.parts if not is_head(part)), key=lambda part: -hurt[part])
+    return sorted(start, key=lambda part: -hurt[part])
 
 
 def dropped(exact: Row, row: Row) -> float:

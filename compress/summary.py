@@ -61,15 +61,20 @@ def parts_of_model(compressor: Compressor, found: Found, target: Target) -> tupl
     """Every part with its final precision and the reason."""
     weights = compressor.num_weights()
     return tuple(
-        Part(part, "int8" if part in found.int8_parts else _FLOAT[target.kind], weights[part], _reason(part, found))
+        Part(
+            part,
+            "int8" if part in found.int8_parts else _FLOAT[target.kind],
+            weights[part],
+            _reason(part, found, target),
+        )
         for part in compressor.parts
     )
 
 
-def _reason(part: str, found: Found) -> str:
+def _reason(part: str, found: Found, target: Target) -> str:
     if part in found.int8_parts:
         return "within the limit"
-    return "heads start in float" if is_head(part) else "given back: most hurtful"
+    return "heads start in float" if is_head(part) and target.kind == "tensorrt" else "given back: most hurtful"
 
 
 def range_points(found: Found) -> tuple[RangePoint, ...]:

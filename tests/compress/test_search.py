@@ -84,6 +84,7 @@ def search(model: Simulated, folder: Path, limit: float, **changes: Any) -> Foun
             "calibrators": ("percentile", "max"),
             "max_hmap_drop": limit,
             "rows": ("float16", "naive", "pooled", "per-sensor"),
+            "float_heads": True,
             **changes,
         }
     )
@@ -105,6 +106,13 @@ def test_the_most_hurtful_parts_go_back_until_the_limit_is_kept(tmp_path: Path) 
 def test_a_model_that_loses_nothing_keeps_all_but_the_heads(tmp_path: Path) -> None:
     found = search(Simulated(lost()), tmp_path, 0.5)
     assert found.int8_parts == PARTS[:4] and found.drop == 0.0
+
+
+def test_heads_may_start_in_int8_and_are_given_back_like_any_part(tmp_path: Path) -> None:
+    found = search(Simulated(lost()), tmp_path / "a", 0.5, float_heads=False)
+    assert found.int8_parts == PARTS
+    found = search(Simulated(lost(head_ir={Sensor.IR: 20})), tmp_path / "b", 0.5, float_heads=False)
+    assert found.int8_parts == tuple(part for part in PARTS if part != "head ir")
 
 
 def test_what_cannot_keep_the_limit_says_how_much_is_lost(tmp_path: Path) -> None:
@@ -194,4 +202,4 @@ def test_where_nothing_keeps_the_limit_all_parts_went_back() -> None:
 def test_parts_are_ordered_by_their_worst_sensor() -> None:
     values = ((0.1, 0.1), (0.0, 0.3), (0.2, None), (0.9, 0.9))
     found = Sensitivity(("stem 1", "block 1", "pyramid", "head ir"), (Sensor.RGB, Sensor.IR), values, "x")
-    assert most_hurtful_first(found) == ["block 1", "pyramid", "stem 1"]
+    assert most_hurtful_first(found, found.parts[:3]) == ["block 1", "pyramid", "stem 1"]
