@@ -30,7 +30,7 @@ from compress.report.page import write_report
 from compress.report.record import Report, Row
 from compress.search import Found, Search, SearchPlan, starting_parts
 from compress.selftests import entry_of, from_engine, from_pytorch, selftest_pixels
-from compress.steps import Steps
+from compress.steps import Steps, forget
 from compress.summary import examples_of, report_of
 from compress.targets import Target, find_target, read_targets
 from runtime.engines.onnxruntime import OnnxRuntimeEngine
@@ -287,7 +287,7 @@ def make_int8_bundle(config: QuantizeConfig, target: Target, detector: Detector,
         metrics = {row["name"]: row for row in report.to_dict()["rows"]}
         write_manifest(folder, manifest_of(config, target, checkpoint, images.to_dict(), metrics))
     for what in ("search", "search-trained"):
-        shutil.rmtree(_aside(config.out, what), ignore_errors=True)
+        forget(_aside(config.out, what))
 
 
 def sized(report: Report, folder: Path) -> Report:

@@ -61,6 +61,7 @@ class Steps:
         os.replace(aside, self._folder / _FILE)
         return result
 
-    def forget(self) -> None:
-        """Remove what is kept: the search is over."""
-        shutil.rmtree(self._folder, ignore_errors=True)
+
+def forget(folder: Path) -> None:
+    """Remove what is kept in a folder, if there is any: the search is over."""
+    shutil.rmtree(folder, ignore_errors=True)

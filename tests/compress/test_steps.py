@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from compress.steps import Steps
+from compress.steps import Steps, forget
 
 
 def count(steps: Steps, name: str, calls: list[str], value: float = 1.5) -> float:
@@ -56,5 +56,5 @@ def test_a_step_that_fails_leaves_the_others(tmp_path: Path) -> None:
 def test_forgetting_removes_the_folder(tmp_path: Path) -> None:
     steps = Steps(tmp_path / "s", {})
     count(steps, "x", [])
-    steps.forget()
+    forget(tmp_path / "s")
     assert not (tmp_path / "s").exists()
