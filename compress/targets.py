@@ -48,7 +48,6 @@ class Target(BaseModel):
         kernel_us: Time that starting a kernel adds to its work, microseconds.
         batch_profile: Least, best and most images of a batch.
         input_px: Rows and columns of a sensor's input in place of the checkpoint's, pixels.
-        opset: ONNX opset of its graphs.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
@@ -72,7 +71,6 @@ class Target(BaseModel):
     kernel_us: Annotated[float, Field(strict=True, ge=0)]
     batch_profile: tuple[_Count, _Count, _Count]
     input_px: Mapping[Sensor, tuple[_Count, _Count]] = {}
-    opset: Annotated[int, Field(strict=True, ge=17, le=20)]
 
     def peak(self, precision: Precision) -> float:
         """Operations a second in ``precision``, or in the next wider one where the engine does not compute in it."""
