@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 
-from compress.onnx_graph import attribute, drop_unused
+from compress.onnx_graph import attribute, constant_values, drop_unused
 
 LEAST, GREATEST = -128, 127
 
@@ -20,12 +20,12 @@ def fold_weights(model: ModelProto) -> int:
         How many tensors were replaced.
     """
     graph = model.graph
-    constants = _constants(graph)
+    constants = constant_values(graph)
     dead: list[NodeProto] = []
     folded: list[TensorProto] = []
     for node in graph.node:
         if node.op_type == "QuantizeLinear" and node.input[0] in constants:
-            weight, scale = (numpy_helper.to_array(constants[name]) for name in node.input[:2])
+            weight, scale = (constants[name] for name in node.input[:2])
             folded.append(numpy_helper.from_array(quantized(weight, scale, attribute(node, "axis", 1)), node.output[0]))
             dead.append(node)
     for node in dead:
@@ -41,14 +41,3 @@ def quantized(weight: npt.NDArray[Any], scale: npt.NDArray[Any], axis: int) -> n
     if wide.ndim:
         wide = wide.reshape([-1 if dim == axis else 1 for dim in range(weight.ndim)])
     return np.clip(np.rint(weight.astype(np.float32) / wide), LEAST, GREATEST).astype(np.int8)
-
-
-def _constants(graph: GraphProto) -> dict[str, TensorProto]:
-    """Tensors whose values the file holds, by name; what is only renamed (Identity) as well."""
-    found = {tensor.name: tensor for tensor in graph.initializer}
-    for node in graph.node:
-        if node.op_type == "Constant" and node.attribute and node.attribute[0].name == "value":
-            found[node.output[0]] = node.attribute[0].t
-        elif node.op_type == "Identity" and node.input[0] in found:
-            found[node.output[0]] = found[node.input[0]]
-    return found

@@ -32,11 +32,13 @@ def attribute(node: NodeProto, name: str, default: Any) -> Any:
 
 
 def constant_values(graph: GraphProto) -> dict[str, npt.NDArray[Any]]:
-    """Values of stored tensors and of ``Constant`` nodes, by name."""
+    """Values of stored tensors, of ``Constant`` nodes and of what only renames these (``Identity``), by name."""
     found = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
     for node in graph.node:
         if node.op_type == "Constant" and node.attribute and node.attribute[0].name == "value":
             found[node.output[0]] = numpy_helper.to_array(node.attribute[0].t)
+        elif node.op_type == "Identity" and node.input[0] in found:
+            found[node.output[0]] = found[node.input[0]]
     return found
 
 
