@@ -13,7 +13,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 
 from babelrs.bundle import sha256_of
-from babelrs.errors import BabelRSError, collected
+from babelrs.errors import collected
 from babelrs.images import read_frame
 from babelrs.radiometry import RadiometryProfile, to_uint8
 from babelrs.sensors import Sensor
@@ -178,14 +178,3 @@ def _measured_too(
             if image.sha256 in known
         ]
     return faults
-
-
-def check_sensors(wanted: Sequence[Sensor], served: Sequence[Sensor]) -> None:
-    """Refuse sensors that a checkpoint does not serve.
-
-    Raises:
-        BabelRSError: Naming them.
-    """
-    if missing := [sensor.value for sensor in wanted if sensor not in served]:
-        known = ", ".join(sensor.value for sensor in served)
-        raise BabelRSError(f"The checkpoint does not serve {', '.join(missing)}.", f"It serves {known}.")

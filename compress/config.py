@@ -57,6 +57,11 @@ class QuantizeConfig(_Section):
         ("float16", "naive", "pooled", "per-sensor"), description="further ways to quantize, measured for the report"
     )
     probe_images: int = Field(8, ge=1, description="calibration images of each sensor that outputs are compared on")
+    parity_images: int = Field(
+        8,
+        ge=1,
+        description="held-out images of each sensor on which written graphs are compared with what was measured",
+    )
     qat_epochs: float = Field(
         0, ge=0, description="epochs of quantization-aware training where the limit is missed; 0: none"
     )

@@ -1,11 +1,13 @@
-"""Whether an exported graph finds what the simulated model finds."""
+"""Whether the graphs in a bundle find what was measured while they were chosen."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
+from pydantic import ConfigDict
 
 from babelrs.boxes import rotated_iou
 from babelrs.detections import Detections
@@ -19,6 +21,8 @@ MIN_IOU, MAX_SCORE_CHANGE, MIN_SHARE = 0.95, 0.03, 0.99
 @dataclass(frozen=True)
 class Parity:
     """How many detections of one side the other side has too."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
     same: int
     of: int

@@ -20,22 +20,25 @@ from babelrs.bundle import Bundle, open_bundle, pack_bundle, sha256_of, write_ma
 from babelrs.errors import BabelRSError, LimitMissedError, collected, run_command
 from babelrs.manifest import Manifest
 from babelrs.sensors import Sensor
-from compress.calibration import CalibrationSet, check_sensors, read_calibration
+from compress.calibration import CalibrationSet, read_calibration
 from compress.compressor import Compressor
 from compress.config import QuantizeConfig
 from compress.float_graphs import write_float_graphs
+from compress.measure import measure
+from compress.parity import Parity, compare
 from compress.qat import train_quantized
 from compress.report.live import SearchTable
 from compress.report.page import write_report
 from compress.report.record import Report, Row
 from compress.search import Found, Search, SearchPlan, starting_parts
 from compress.selftests import entry_of, from_engine, from_pytorch, selftest_pixels
+from compress.source import load_source
 from compress.steps import Steps, forget
 from compress.summary import examples_of, report_of
 from compress.targets import Target, find_target, read_targets
 from runtime.engines.onnxruntime import OnnxRuntimeEngine
 from runtime.selftest import SelfTestResult, run_selftest
-from train.checkpoint import WEIGHTS_FILE, Checkpoint, load_checkpoint
+from train.checkpoint import WEIGHTS_FILE, Checkpoint
 from train.cli import load_config, start_logging
 from train.data.samples import Sample, limited
 from train.evaluate import read_checked
@@ -57,22 +60,6 @@ def make_compressor(
     from compress.cpu_graphs import OnnxRuntimeCompressor
 
     return OnnxRuntimeCompressor(detector, checkpoint, images, config.probe_images, target.reduce_range, config.threads)
-
-
-def narrowed(checkpoint: Checkpoint, sensors: tuple[Sensor, ...] | None) -> Checkpoint:
-    """The record with these sensors only.
-
-    Raises:
-        BabelRSError: The checkpoint does not serve one of them.
-    """
-    if sensors is None:
-        return checkpoint
-    check_sensors(sensors, tuple(checkpoint.classes))
-    return dataclasses.replace(
-        checkpoint,
-        classes={sensor: checkpoint.classes[sensor] for sensor in sensors},
-        profiles={sensor: checkpoint.profiles[sensor] for sensor in sensors},
-    )
 
 
 def read_data(config: QuantizeConfig, checkpoint: Checkpoint) -> tuple[Samples, CalibrationSet]:
@@ -135,7 +122,7 @@ def retrained(
 
 _DECIDES_NOTHING: Any = {
     **dict.fromkeys(("checkpoint", "out", "name", "archive", "max_hmap_drop", "examples", "targets_file"), True),
-    **dict.fromkeys(("selftest_root", "selftest_px", "score_threshold"), True),
+    **dict.fromkeys(("selftest_root", "selftest_px", "score_threshold", "parity_images"), True),
     "data": {"root"},
     "calibration": {"root"},
 }
@@ -162,7 +149,7 @@ def write_rounded(
 
 
 def write_float(config: QuantizeConfig, checkpoint: Checkpoint, detector: Detector, folder: Path) -> None:
-    """Float graphs, with self-tests that float32 graphs must pass against PyTorch.
+    """Float graphs that agree with PyTorch in float32, and their self-tests.
 
     Raises:
         LimitMissedError: ONNX Runtime's outputs differ from PyTorch's by more than the tolerance.
@@ -173,9 +160,9 @@ def write_float(config: QuantizeConfig, checkpoint: Checkpoint, detector: Detect
         entry = entry_of(config, checkpoint, sensor)
         engine = OnnxRuntimeEngine(folder, entry, config.threads)
         pixels = selftest_pixels(config, checkpoint, sensor)
-        expected = from_engine(engine, pixels) if half else from_pytorch(detector, sensor, pixels)
-        write_selftest(folder / entry.selftest, expected)
-        _require(sensor, run_selftest(engine, expected))
+        exact = from_pytorch(detector, sensor, pixels, rounded=half)
+        _require(sensor, run_selftest(engine, exact))
+        write_selftest(folder / entry.selftest, from_engine(engine, pixels) if half else exact)
 
 
 def _require(sensor: Sensor, result: SelfTestResult) -> None:
@@ -283,18 +270,42 @@ def make_int8_bundle(config: QuantizeConfig, target: Target, detector: Detector,
         )
     with written_aside(config.out) as folder:
         write_rounded(config, checkpoint, compressor, found, folder)
-        write_report(folder, sized(report, folder), pictures)
+        parity = parity_of(config, checkpoint, compressor, found, samples, folder)
+        write_report(folder, completed(report, folder, parity), pictures)
         metrics = {row["name"]: row for row in report.to_dict()["rows"]}
         write_manifest(folder, manifest_of(config, target, checkpoint, images.to_dict(), metrics))
     for what in ("search", "search-trained"):
         forget(_aside(config.out, what))
 
 
-def sized(report: Report, folder: Path) -> Report:
-    """The report with the size of the graphs and weights in ``folder`` in its final row, bytes."""
+def parity_of(
+    config: QuantizeConfig,
+    checkpoint: Checkpoint,
+    compressor: Compressor,
+    found: Found,
+    samples: Samples,
+    folder: Path,
+) -> dict[Sensor, Parity]:
+    """Whether the graphs in ``folder`` find what was measured, on a few held-out images of each sensor."""
+    few = limited(samples, config.parity_images)
+    expected = compressor.predict(found.int8_parts, found.ranges, True, few).found
+    entries = {sensor: entry_of(config, checkpoint, sensor) for sensor in few}
+    scored, _ = measure(lambda sensor: OnnxRuntimeEngine(folder, entries[sensor], config.threads), entries, few)
+    parities = {
+        sensor: compare((expected[sample.name], scored.found[sample.name]) for sample in group)
+        for sensor, group in few.items()
+    }
+    for sensor, parity in parities.items():
+        level = logging.INFO if parity.kept else logging.WARNING
+        log.log(level, "%s: the graph finds %d of %d detections as measured", sensor, parity.same, parity.of)
+    return parities
+
+
+def completed(report: Report, folder: Path, parity: Mapping[Sensor, Parity]) -> Report:
+    """The report with what is known of the written graphs: bytes of them and their weights, and their parity."""
     size = sum(file.stat().st_size for file in folder.iterdir() if file.suffix in (".onnx", ".bin"))
     rows = [dataclasses.replace(row, size_bytes=size) if row.name == report.final else row for row in report.rows]
-    return dataclasses.replace(report, rows=tuple(rows))
+    return dataclasses.replace(report, rows=tuple(rows), parity=parity)
 
 
 def check(config: QuantizeConfig) -> Target:
@@ -320,8 +331,7 @@ def main(arguments: list[str]) -> int:
     start_logging()
     target = check(config)
     torch.set_num_threads(config.threads)  # the order of sums depends on it, and so do the last bits
-    detector, checkpoint = load_checkpoint(config.checkpoint)
-    checkpoint = narrowed(checkpoint, config.sensors)
+    detector, checkpoint = load_source(config.checkpoint, target, config.sensors)
     make = make_int8_bundle if config.precision == "int8" else make_float_bundle
     make(config, target, detector, checkpoint)
     bundle: Bundle = open_bundle(config.out)

@@ -45,12 +45,13 @@ def selftest_pixels(config: QuantizeConfig, checkpoint: Checkpoint, sensor: Sens
     return cut_tile(part, tile, width, height)[None]
 
 
-def from_pytorch(detector: Detector, sensor: Sensor, pixels: np.ndarray[Any, Any]) -> SelfTest:
-    """PyTorch's outputs for ``(N, H, W, C)`` uint8 pixels, as a self-test with the float tolerances."""
+def from_pytorch(detector: Detector, sensor: Sensor, pixels: np.ndarray[Any, Any], rounded: bool = False) -> SelfTest:
+    """PyTorch's float32 outputs for ``(N, H, W, C)`` uint8 pixels, with the tolerances of float or rounded graphs."""
     model = SensorDetector(detector, sensor, detector.config.max_detections).eval()
     with torch.inference_mode():
         boxes, scores, labels = (output.numpy() for output in model(torch.from_numpy(pixels)))
-    return SelfTest(pixels, boxes, scores, labels, *FLOAT_TOLERANCES)
+    limits = (*ROUNDED_TOLERANCES, ROUNDED_MIN_SCORE) if rounded else FLOAT_TOLERANCES
+    return SelfTest(pixels, boxes, scores, labels, *limits)
 
 
 def from_engine(engine: Engine, pixels: np.ndarray[Any, Any]) -> SelfTest:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,16 @@ class Checkpoint:
     profiles: dict[Sensor, RadiometryProfile]
     training: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
+
+    def require(self, sensors: Iterable[Sensor]) -> None:
+        """Refuse sensors that the model does not serve.
+
+        Raises:
+            BabelRSError: Naming them.
+        """
+        if missing := [sensor.value for sensor in sensors if sensor not in self.classes]:
+            served = ", ".join(sensor.value for sensor in self.classes)
+            raise BabelRSError(f"The checkpoint does not serve {', '.join(missing)}.", f"It serves {served}.")
 
 
 def save_checkpoint(folder: Path, weights: Mapping[str, torch.Tensor], checkpoint: Checkpoint) -> None:

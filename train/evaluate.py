@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from babelrs.errors import BabelRSError, run_command
+from babelrs.errors import run_command
 from babelrs.metrics import Evaluation, evaluate
 from babelrs.radiometry import DEFAULT_PROFILES, RadiometryProfile
 from babelrs.sensors import Sensor
@@ -109,12 +109,7 @@ def read_checked(
     Raises:
         BabelRSError: A sensor or a class is missing from the checkpoint, or the annotations are wrong.
     """
-    for sensor in sensors:
-        if sensor not in checkpoint.classes:
-            served = ", ".join(known.value for known in checkpoint.classes)
-            raise BabelRSError(
-                f"The checkpoint does not serve {sensor}.", f"It serves {served}: set data.sensors to these."
-            )
+    checkpoint.require(sensors)
     samples = read_split(root, sensors, split)
     for sensor, group in samples.items():
         check_classes(group, checkpoint.classes[sensor], sensor)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from enum import Enum
 from pathlib import PurePath
 from typing import Any, ClassVar, Literal, get_args
@@ -16,6 +16,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from babelrs.errors import BabelRSError, collected
 from babelrs.metrics import Evaluation, Precision
 from babelrs.sensors import Sensor
+from compress.parity import Parity
 
 SCHEMA = "babelrs.quantization-report/1"
 
@@ -217,6 +218,7 @@ class Report:
         sensitivity: ``None``: not measured.
         ranges: In the order of the computation.
         examples: Detections to look at, float against INT8.
+        parity: How many detections the written graphs share with what was measured, by sensor; empty: no bundle.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
@@ -236,6 +238,7 @@ class Report:
     sensitivity: Sensitivity | None = None
     ranges: tuple[RangePoint, ...] = ()
     examples: tuple[ExampleRecord, ...] = ()
+    parity: Mapping[Sensor, Parity] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         names = [row.name for row in self.rows]
@@ -298,7 +301,7 @@ _PARSER = TypeAdapter(Report)
 def _plain(value: Any) -> Any:
     """``value`` in JSON's types; of a path only the last part, so that no folder of a machine is told."""
     if is_dataclass(value) and not isinstance(value, type):
-        return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
+        return {item.name: _plain(getattr(value, item.name)) for item in fields(value)}
     if isinstance(value, Mapping):
         return {str(key): _plain(part) for key, part in value.items()}
     if isinstance(value, (tuple, list, np.ndarray)):

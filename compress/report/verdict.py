@@ -38,7 +38,7 @@ def verdict(report: Report) -> Verdict:
     used = None
     if limit.drop is not None:
         used = 100 * min(max(limit.drop, 0.0) / max(_WORST_SHOWN * limit.max_hmap_drop, 1e-9), 1.0)
-    facts = (_accuracy_fact(report), _size_fact(report), _weights_fact(report), _latency_fact(report))
+    facts = [fact(report) for fact in (_accuracy_fact, _size_fact, _weights_fact, _latency_fact, _parity_fact)]
     return Verdict(
         limit.met, _headline(report), _detail(report), used, 100 / _WORST_SHOWN, tuple(fact for fact in facts if fact)
     )
@@ -102,6 +102,14 @@ def _latency_fact(report: Report) -> tuple[str, str, str] | None:
         return None
     times = ", ".join(f"{SENSOR_LABELS[sensor]} {row.latency_ms[sensor]:.1f}" for sensor in factors)
     return "latency", f"\N{MULTIPLICATION SIGN}{max(factors.values()):.2f}", f"of float32's at most; {times} ms"
+
+
+def _parity_fact(report: Report) -> tuple[str, str, str] | None:
+    same, total = (sum(getattr(one, key) for one in report.parity.values()) for key in ("same", "of"))
+    if not total:
+        return None
+    counts = ", ".join(f"{SENSOR_LABELS[sensor]} {one.same} of {one.of}" for sensor, one in report.parity.items())
+    return "detections as measured", f"{100 * same / total:.1f} %", f"by the graphs in ONNX Runtime: {counts}"
 
 
 def _shown_row(report: Report) -> Row | None:

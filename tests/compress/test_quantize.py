@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+import copy
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import compress.float_graphs
 import compress.quantize
@@ -15,10 +18,11 @@ from babelrs.bundle import open_bundle, read_selftest, verify_files
 from babelrs.errors import BabelRSError, run_command
 from babelrs.sensors import Sensor
 from compress.export import export_graph
+from compress.float_graphs import write_float_graphs
 from compress.quantize import main, measured
-from runtime.selftest import SelfTestResult
 from runtime.verify import main as verify
 from tests.train.builders import CLASSES, random_detector, save_tiny, tiny_model, write_all_sensors
+from train.models.detector import Detector
 
 FLOAT = ["--precision", "fp32"]
 SERVED = {sensor: CLASSES[sensor] for sensor in (Sensor.SAR, Sensor.IR)}
@@ -123,11 +127,27 @@ def test_no_half_bundle_is_left_when_the_export_fails(
     assert left_in(tmp_path / "deep") == []
 
 
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_a_graph_that_differs_from_pytorch_misses_the_limit(
-    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    precision: str,
+    checkpoint: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(compress.quantize, "run_selftest", lambda *_: SelfTestResult(10, 1, 0.5, 3.0, False))
-    assert run_command(main, [*FLOAT, "--checkpoint", str(checkpoint), "--out", str(tmp_path / "b")]) == 1
+    """Graphs of other weights than the model's: noise finds scores high enough to compare."""
+
+    def altered(detector: Detector, *given: Any) -> None:
+        wrong = copy.deepcopy(detector)
+        with torch.no_grad():
+            for head in wrong.heads.values():
+                for weight in head.parameters():
+                    weight.mul_(0.5)
+        write_float_graphs(wrong, *given)
+
+    monkeypatch.setattr(compress.quantize, "write_float_graphs", altered)
+    given = ["--checkpoint", str(checkpoint), "--out", str(tmp_path / "b"), "--precision", precision]
+    assert run_command(main, [*given, "--target", "jetson-orin"]) == 1
     assert "differs from PyTorch" in capsys.readouterr().err and left_in(tmp_path) == []
 
 

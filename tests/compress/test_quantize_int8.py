@@ -66,6 +66,12 @@ def test_every_row_was_measured_and_the_final_one_keeps_the_limit(bundle: Path) 
     assert open_bundle(bundle).manifest.metrics["mixed"]["h_map"] == mixed.h_map
 
 
+def test_the_graphs_in_the_bundle_find_what_was_measured(bundle: Path) -> None:
+    parity = Report.from_dict(json.loads((bundle / "report.json").read_text())).parity
+    assert set(parity) == set(Sensor)
+    assert all(one.of >= 8 and one.kept for one in parity.values()), parity
+
+
 def test_the_same_inputs_give_the_same_bundle(bundle: Path, trained: Path, drawn: Path, tmp_path: Path) -> None:
     assert run_command(main, arguments(trained, drawn, tmp_path / "b", "--max_hmap_drop", "8")) == 0
     assert open_bundle(tmp_path / "b").digest == open_bundle(bundle).digest

@@ -15,6 +15,7 @@ import pytest
 
 from babelrs.errors import BabelRSError
 from babelrs.sensors import Sensor
+from compress.parity import Parity
 from compress.report.page import write_report
 from compress.report.record import CalibratorResult, Limit, RangePoint, Report, Row
 from compress.report.verdict import verdict
@@ -168,13 +169,15 @@ def test_the_verdict_says_by_how_much(limit: Limit, sentence: str) -> None:
 
 
 def test_the_verdict_has_the_numbers_of_the_bundle() -> None:
-    report = sample_report()
+    report = sample_report(parity={Sensor.SAR: Parity(55, 55), Sensor.IR: Parity(43, 45)})
     facts = {label: f"{value} {remark}" for label, value, remark in verdict(report).facts}
     assert facts["H-mAP"] == "30.16 % float32 30.48 %" and facts["size"] == "3.15 MB 0.29 of float32's"
     weights = {part.name: part.num_weights for part in report.parts}
     share = 1 - sum(weights[name] for name in ("stem.0", "blocks.0", "heads")) / sum(weights.values())
     assert facts["weights in INT8"] == f"{100 * share:.1f} % in float: stem.0, blocks.0, heads"
     assert facts["latency"] == "\N{MULTIPLICATION SIGN}0.55 of float32's at most; RGB 33.8, SAR 18.1, IR 21.9 ms"
+    assert facts["detections as measured"] == "98.0 % by the graphs in ONNX Runtime: SAR 55 of 55, IR 43 of 45"
+    assert "detections as measured" not in {label for label, *_ in verdict(sample_report()).facts}
     assert "No bundle was written" in verdict(sample_report(final=None)).detail
 
 
