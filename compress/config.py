@@ -52,6 +52,10 @@ class QuantizeConfig(_Section):
     calibrators: tuple[CalibratorName, ...] = Field(
         ("max", "percentile", "entropy", "mse"), min_length=1, description="calibrators to compare"
     )
+    wide_norms: bool = Field(
+        False,
+        description="compute LayerNorm and softmax of float16 graphs in float32, where an engine overflows",
+    )
     max_hmap_drop: float = Field(0.5, ge=0, description="H-mAP that may be lost against float32, points")
     rows: tuple[RowChoice, ...] = Field(
         ("float16", "naive", "pooled", "per-sensor"), description="further ways to quantize, measured for the report"

@@ -11,6 +11,7 @@ from babelrs.sensors import Sensor
 from compress.export import HALF_OPSET, OPSET, export_graph
 from compress.folding import folded
 from compress.weights import SharedWeights
+from compress.wide_norms import widen
 from train.models.detector import Detector
 
 
@@ -30,8 +31,14 @@ def write_graphs(graphs: dict[Sensor, ModelProto], folder: Path) -> None:
     weights.write(folder)
 
 
-def write_float_graphs(detector: Detector, sensors: Sequence[Sensor], half: bool, folder: Path) -> None:
-    """Graphs of every sensor."""
+def write_float_graphs(
+    detector: Detector, sensors: Sequence[Sensor], half: bool, folder: Path, wide_norms: bool = False
+) -> None:
+    """Graphs of every sensor; with ``wide_norms`` the LayerNorms and softmaxes of float16 graphs are float32."""
     model = in_half(folded(detector)) if half else detector
     opset = HALF_OPSET if half else OPSET
-    write_graphs({sensor: export_graph(model, sensor, opset) for sensor in sensors}, folder)
+    graphs = {sensor: export_graph(model, sensor, opset) for sensor in sensors}
+    if half and wide_norms:
+        for graph in graphs.values():
+            widen(graph)
+    write_graphs(graphs, folder)

@@ -56,7 +56,7 @@ def make_compressor(
     if target.kind == "tensorrt":
         from compress.tensorrt_graphs import TensorRTCompressor
 
-        return TensorRTCompressor(detector, checkpoint, images, config.probe_images)
+        return TensorRTCompressor(detector, checkpoint, images, config.probe_images, config.wide_norms)
     from compress.cpu_graphs import OnnxRuntimeCompressor
 
     return OnnxRuntimeCompressor(detector, checkpoint, images, config.probe_images, target.reduce_range, config.threads)
@@ -122,7 +122,7 @@ def retrained(
 
 _DECIDES_NOTHING: Any = {
     **dict.fromkeys(("checkpoint", "out", "name", "archive", "max_hmap_drop", "examples", "targets_file"), True),
-    **dict.fromkeys(("selftest_root", "selftest_px", "score_threshold", "parity_images"), True),
+    **dict.fromkeys(("selftest_root", "selftest_px", "score_threshold", "parity_images", "wide_norms"), True),
     "data": {"root"},
     "calibration": {"root"},
 }
@@ -155,7 +155,7 @@ def write_float(config: QuantizeConfig, checkpoint: Checkpoint, detector: Detect
         LimitMissedError: ONNX Runtime's outputs differ from PyTorch's by more than the tolerance.
     """
     half = config.precision == "fp16"
-    write_float_graphs(detector, list(checkpoint.classes), half, folder)
+    write_float_graphs(detector, list(checkpoint.classes), half, folder, config.wide_norms)
     for sensor in checkpoint.classes:
         entry = entry_of(config, checkpoint, sensor)
         engine = OnnxRuntimeEngine(folder, entry, config.threads)
@@ -318,6 +318,8 @@ def check(config: QuantizeConfig) -> Target:
     faults = []
     if config.out.exists():
         faults.append(f"{config.out} exists already: remove it or name another folder with --out")
+    if config.wide_norms and (target.kind != "tensorrt" or config.precision == "fp32"):
+        faults.append(f"wide_norms: {config.precision} graphs for {target.name} compute these in float32 already")
     if config.precision not in target.precisions:
         faults.append(f"{target.name} does not compute in {config.precision}, but in {', '.join(target.precisions)}")
     if faults:

@@ -19,6 +19,7 @@ from compress.folding import folded
 from compress.histogram import Histogram
 from compress.output_error import OutputErrors, raw_outputs_of
 from compress.ranges import SensorRanges
+from compress.wide_norms import widen
 from train.checkpoint import Checkpoint
 from train.evaluate import predict_samples
 from train.evaluation.inputs import Samples, Scored
@@ -33,6 +34,7 @@ class TensorRTCompressor:
         checkpoint: Its record; its sensors are served.
         probe: Images that outputs are compared on.
         probe_images: How many of each sensor.
+        wide_norms: Whether graphs compute LayerNorm and softmax in float32; the simulation always does.
     """
 
     measured_by: Literal["pytorch simulation"] = "pytorch simulation"
@@ -43,8 +45,9 @@ class TensorRTCompressor:
         checkpoint: Checkpoint,
         probe: CalibrationSet,
         probe_images: int,
+        wide_norms: bool = False,
     ) -> None:
-        self._checkpoint = checkpoint
+        self._checkpoint, self._wide_norms = checkpoint, wide_norms
         self._float = folded(detector)
         self._quantized = FakeQuantized(detector, half=True)
         self._errors = OutputErrors(raw_outputs_of(self._float), detector.config.strides, probe, probe_images)
@@ -88,6 +91,8 @@ class TensorRTCompressor:
             if half:
                 self._quantized.use(ranges.get(sensor, {}))
             graphs[sensor] = export_half(self._quantized, sensor) if half else export_graph(self._float, sensor, OPSET)
+            if half and self._wide_norms:
+                widen(graphs[sensor])
         write_graphs(graphs, folder)
 
 

@@ -32,12 +32,12 @@ from train.data.soi_det import read_split
 Model = tuple[TensorRTCompressor, SensorRanges, Path]
 
 
-def built(folder: Path, choose_parts: Any) -> Model:
+def built(folder: Path, choose_parts: Any, wide_norms: bool = False) -> Model:
     """A random tiny model's graphs, with the chosen of its parts in INT8."""
     detector = random_detector(tiny_model(), 4)
     checkpoint = Checkpoint(detector.config, CLASSES, dict(DEFAULT_PROFILES))
     images = calibration_images(8)
-    compressor = TensorRTCompressor(detector, checkpoint, images, 2)
+    compressor = TensorRTCompressor(detector, checkpoint, images, 2, wide_norms)
     ranges = choose("per-sensor", {sensor: compressor.observe(images, sensor) for sensor in Sensor}, "max")
     folder.mkdir()
     compressor.write_graphs([part for part in compressor.parts if choose_parts(part)], ranges, True, folder)
@@ -169,6 +169,14 @@ def test_without_int8_parts_no_weight_is_int8(tmp_path: Path) -> None:
     assert floats == {TensorProto.FLOAT16}
     engine, _ = build_engine(model[2] / "model.ir.onnx")
     assert not int8_constants(engine)
+
+
+def test_tensorrt_takes_norms_in_float32_within_a_float16_graph(mixed: Model, tmp_path: Path) -> None:
+    wide = built(tmp_path / "wide", lambda part: not is_head(part), wide_norms=True)
+    casts = [sum(node.op_type == "Cast" for node in graph_of(each, Sensor.SAR).graph.node) for each in (mixed, wide)]
+    assert casts[1] > casts[0]
+    engine, _ = build_engine(wide[2] / "model.sar.onnx")
+    assert int8_constants(engine)
 
 
 def test_weights_shrink_with_their_precision(mixed: Model, whole: Model, tmp_path: Path) -> None:
