@@ -20,7 +20,8 @@ def load_config(kind: type[Config], arguments: Sequence[str]) -> Config:
     """The settings that ``--config FILE.yaml`` and overrides such as ``--optimizer.lr 1e-4`` give.
 
     A list takes its values one after the other (``--data.sensors rgb ir``); a switch takes ``true`` or ``false``, or
-    nothing for ``true``; ``none`` unsets what may be unset. ``--help`` prints every field with its unit and default.
+    nothing for ``true`` and its name with ``no-`` for ``false``; ``none`` unsets what may be unset. ``--help`` prints
+    every field with its unit and default.
 
     Raises:
         BabelRSError: The file cannot be read, or any setting is unknown or wrong; every fault is listed.
@@ -30,8 +31,10 @@ def load_config(kind: type[Config], arguments: Sequence[str]) -> Config:
     overrides = _parse(arguments)
     settings = _read_yaml(overrides.pop("config")) if "config" in overrides else {}
     for name, values in overrides.items():
-        path = name.replace("-", "_").split(".")
-        _put(settings, path, _value(_annotation(kind, path), values))
+        path, value = name.replace("-", "_").split("."), values
+        if not values and (positive := _negated(kind, path)):
+            path, value = positive, ["false"]
+        _put(settings, path, _value(_annotation(kind, path), value))
     try:
         return kind.model_validate(settings)
     except ValidationError as error:
@@ -90,13 +93,22 @@ def _annotation(kind: type[BaseModel], path: Sequence[str]) -> Any:
     return _annotation(annotation, path[1:])
 
 
+def _negated(kind: type[BaseModel], path: Sequence[str]) -> list[str] | None:
+    """The switch that ``--section.no-switch`` turns off; ``None`` where there is none."""
+    if not path[-1].startswith("no_"):
+        return None
+    positive = [*path[:-1], path[-1].removeprefix("no_")]
+    return positive if _annotation(kind, positive) is bool else None
+
+
 def _value(annotation: Any, values: list[str]) -> Any:
     """What a setting of this type is given; too many or too few values stay a list, which validation refuses."""
     if annotation is bool and not values:
         return True
-    if get_origin(annotation) is tuple or len(values) != 1:
-        return values
-    return None if values[0].lower() == "none" and NoneType in get_args(annotation) else values[0]
+    choices = (annotation, *get_args(annotation)) if NoneType in get_args(annotation) else (annotation,)
+    if NoneType in choices and [value.lower() for value in values] == ["none"]:
+        return None
+    return values if len(values) != 1 or any(get_origin(choice) is tuple for choice in choices) else values[0]
 
 
 def _read_yaml(paths: Sequence[str]) -> dict[str, Any]:

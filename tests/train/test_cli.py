@@ -58,12 +58,27 @@ def test_a_list_may_hold_one_value() -> None:
     assert load_config(FinetuneConfig, ["--model.backbone.taps", "2"]).model.backbone.taps == (2,)
 
 
+class _Optional(BaseModel):
+    names: tuple[str, ...] | None = ("all",)
+
+
+@pytest.mark.parametrize(("given", "wanted"), [(["a"], ("a",)), (["a", "b"], ("a", "b")), (["none"], None)])
+def test_a_list_that_may_be_unset_holds_one_value_or_several_or_none(given: list[str], wanted: object) -> None:
+    assert load_config(_Optional, ["--names", *given]).names == wanted
+
+
 @pytest.mark.parametrize(("given", "wanted"), [(["true"], True), ([], True), (["false"], False)])
 def test_switches_take_true_false_or_nothing(given: list[str], wanted: bool) -> None:
     for switch in ("--augment.flip", "--model.backbone.grad_checkpointing"):
         config = load_config(FinetuneConfig, [switch, *given, "--seed", "3"])
         found = config.augment.flip if "flip" in switch else config.model.backbone.grad_checkpointing
         assert found is wanted and config.seed == 3
+
+
+def test_a_switch_is_turned_off_as_help_shows_it() -> None:
+    config = load_config(FinetuneConfig, ["--augment.no-flip", "--model.backbone.no-grad-checkpointing"])
+    assert config.augment.flip is False and config.model.backbone.grad_checkpointing is False
+    assert faults_of(["--no-steps"])[0].startswith("no_steps:")  # no switch
 
 
 def test_negative_numbers_and_paths_are_values() -> None:
