@@ -79,7 +79,7 @@ class QuantizeConfig(_Section):
     selftest_px: int = Field(320, ge=32, description="side of the part of that image that is used, pixels")
     score_threshold: float = Field(0.3, ge=0, le=1, description="least score that is reported on board")
     seed: int = Field(0, ge=0, description="seed of the self-test's noise and of training")
-    threads: int = Field(1, ge=1, description="CPU threads; another number may give other last bits")
+    threads: int = Field(0, ge=0, description="images at a time; 0: one a CPU core. The bundle does not depend on it")
     archive: bool = Field(False, description="also write the bundle as one .babelrs file beside the folder")
 
     @model_validator(mode="after")

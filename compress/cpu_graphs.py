@@ -8,6 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+import numpy.typing as npt
 from onnx import ModelProto
 
 from babelrs.errors import BabelRSError
@@ -28,6 +30,7 @@ from compress.qdq import prepared, quantize
 from compress.ranges import Ranges, SensorRanges
 from runtime.engines.onnxruntime import OnnxRuntimeEngine
 from train.checkpoint import Checkpoint
+from train.data.read_ahead import ahead
 from train.evaluation.inputs import Samples, Scored
 from train.models.detector import Detector
 from train.predict import EVALUATION_SCORE
@@ -42,7 +45,7 @@ class OnnxRuntimeCompressor:
         probe: Images that outputs are compared on.
         probe_images: How many of each sensor.
         reduce_range: 7-bit weights, for x86 CPUs without VNNI; see :func:`compress.qdq.quantize`.
-        threads: CPU threads; 0: ONNX Runtime's choice.
+        threads: Images at a time; no result depends on it.
     """
 
     measured_by: Literal["onnxruntime"] = "onnxruntime"
@@ -54,14 +57,14 @@ class OnnxRuntimeCompressor:
         probe: CalibrationSet,
         probe_images: int,
         reduce_range: bool = True,
-        threads: int = 0,
+        threads: int = 1,
     ) -> None:
         self._detector, self._checkpoint = detector, checkpoint
         self._reduce_range, self._threads = reduce_range, threads
         self._float = folded(detector)
         self._layers = layers_of(self._float)
         self.parts = parts_of(self._layers)
-        self._errors = OutputErrors(raw_outputs_of(self._float), detector.config.strides, probe, probe_images)
+        self._errors = OutputErrors(raw_outputs_of(self._float), detector.config.strides, probe, probe_images, threads)
         self._prepared: dict[Sensor, tuple[ModelProto, IntegerNodes]] = {}
 
     def num_weights(self) -> Mapping[str, int]:
@@ -83,16 +86,23 @@ class OnnxRuntimeCompressor:
             BabelRSError: An activation is NaN or infinite; the tensor and the image are named.
         """
         graph, integer = self._graph(through or sensor)
-        session = GraphSession(graph, integer.quantization_points(), self._threads)
+        session = GraphSession(graph, integer.quantization_points(), 1)
         height, width, channels = session.input_shape
-        found: dict[str, Histogram] = {}
-        for names, pixels in images.batches(sensor, 1):
-            for point, values in session(as_seen_by(pixels, channels, (height, width))).items():
+
+        def look(batch: tuple[list[str], npt.NDArray[np.uint8]]) -> dict[str, Histogram]:
+            seen: dict[str, Histogram] = {}
+            for point, values in session(as_seen_by(batch[1], channels, (height, width))).items():
                 try:
-                    found.setdefault(point, Histogram()).add(values)
+                    seen.setdefault(point, Histogram()).add(values)
                 except ValueError as error:
-                    what = f"{point} holds {error} for the {sensor} image {names[0]}."
+                    what = f"{point} holds {error} for the {sensor} image {batch[0][0]}."
                     raise BabelRSError(what, "The weights are damaged or the image broken.") from None
+            return seen
+
+        found: dict[str, Histogram] = {}
+        for part in ahead(look, images.batches(sensor, 1), self._threads):
+            for point, histogram in part.items():
+                found.setdefault(point, Histogram()).merge(histogram)
         return found
 
     def errors(self, int8_parts: Collection[str], ranges: SensorRanges) -> dict[Sensor, float]:
@@ -100,7 +110,7 @@ class OnnxRuntimeCompressor:
         found = {}
         for sensor in ranges:  # one graph at a time is held
             graph = self._quantized(sensor, int8_parts, ranges[sensor])
-            found[sensor] = self._errors.of(raw_outputs_from({sensor: graph}, self._threads), sensor)
+            found[sensor] = self._errors.of(raw_outputs_from({sensor: graph}, 1), sensor)
         return found
 
     def predict(self, int8_parts: Collection[str], ranges: SensorRanges, half: bool, samples: Samples) -> Scored:
@@ -110,8 +120,8 @@ class OnnxRuntimeCompressor:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             self._write(samples, int8_parts, ranges, half, folder)
-            engine = partial(OnnxRuntimeEngine, folder, threads=self._threads)
-            scored, _ = measure(lambda sensor: engine(entries[sensor]), entries, samples)
+            engine = partial(OnnxRuntimeEngine, folder, threads=1)
+            scored, _ = measure(lambda sensor: engine(entries[sensor]), entries, samples, self._threads)
         return scored
 
     def write_graphs(self, int8_parts: Collection[str], ranges: SensorRanges, half: bool, folder: Path) -> None:

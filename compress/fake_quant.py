@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import io
+import threading
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -25,6 +27,7 @@ from compress.folding import folded
 from compress.histogram import LEVELS, Histogram
 from compress.parts import part_of, parts_of
 from compress.ranges import Ranges, magnitude
+from train.data.read_ahead import ahead
 from train.models.detector import Detector, normalise
 
 _HALF_LEAST = 2.0**-24
@@ -97,9 +100,13 @@ class FakeQuantized:
             counts[part_of(name)] += weight.numel()
         return counts
 
-    @torch.no_grad()
     def observe(
-        self, images: CalibrationSet, sensor: Sensor, through: Sensor | None = None, batch_size: int = 4
+        self,
+        images: CalibrationSet,
+        sensor: Sensor,
+        through: Sensor | None = None,
+        batch_size: int = 4,
+        threads: int = 1,
     ) -> dict[str, Histogram]:
         """Histograms of what every quantization point sees of a sensor's calibration images, with all parts float.
 
@@ -108,33 +115,40 @@ class FakeQuantized:
             sensor: Whose.
             through: The head they pass; ``None``: the sensor's own.
             batch_size: Images at a time.
+            threads: Batches at a time; what is counted does not depend on it.
 
         Raises:
             BabelRSError: An activation is NaN or infinite; the module and the images are named.
         """
         head = self.detector.heads[(through or sensor).value]
-        before = self.int8_parts
-        self.quantize_parts(())
+        batches = images.batches(sensor, batch_size)
         found: dict[str, Histogram] = {}
-        try:
-            for names, pixels in images.batches(sensor, batch_size):
-                with self._watched(found, sensor, names):
-                    seen = as_seen_by(pixels, (through or sensor).num_channels)
-                    head(self.detector.features(normalise(torch.from_numpy(seen))))
-        finally:
-            self.quantize_parts(before)
+        with self._watched() as counted:
+
+            @torch.no_grad()
+            def look(batch: tuple[list[str], npt.NDArray[np.uint8]]) -> dict[str, Histogram]:
+                counted.images, counted.found = f"{sensor} images {', '.join(batch[0])}", {}
+                seen = as_seen_by(batch[1], (through or sensor).num_channels)
+                head(self.detector.features(normalise(torch.from_numpy(seen))))
+                return dict(counted.found)
+
+            for part in ahead(look, batches, threads):
+                for name, histogram in part.items():
+                    found.setdefault(name, Histogram()).merge(histogram)
         return found
 
     @contextmanager
-    def _watched(self, found: dict[str, Histogram], sensor: Sensor, images: list[str]) -> Iterator[None]:
-        """Within this context every point's inputs are counted."""
+    def _watched(self) -> Iterator[threading.local]:
+        """Within this context all parts are float, and every point's inputs are counted in a thread's ``found``."""
+        before, counted = self.int8_parts, threading.local()
+        self.quantize_parts(())
 
         def watcher(name: str) -> Any:
             def watch(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
                 try:
-                    found.setdefault(name, Histogram()).add(inputs[0].detach().numpy())
+                    counted.found.setdefault(name, Histogram()).add(inputs[0].detach().numpy())
                 except ValueError as error:
-                    what = f"The input of {name} holds {error} for the {sensor} images {', '.join(images)}."
+                    what = f"The input of {name} holds {error} for the {counted.images}."
                     raise BabelRSError(what, "The weights are damaged or the images broken.") from None
 
             return watch
@@ -142,10 +156,11 @@ class FakeQuantized:
         modules = dict(self.detector.named_modules())
         handles = [modules[name].register_forward_pre_hook(watcher(name)) for name in self.points]
         try:
-            yield
+            yield counted
         finally:
             for handle in handles:
                 handle.remove()
+            self.quantize_parts(before)
 
 
 def exact_threshold(threshold: float, half: bool) -> float:

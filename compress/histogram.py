@@ -67,6 +67,14 @@ class Histogram:
         place = np.abs(flat[::stride]) * np.float32(NUM_BINS / self.limit)
         self.counts += np.bincount(np.minimum(place.astype(np.int64), NUM_BINS - 1), minlength=NUM_BINS)
 
+    def merge(self, other: Histogram) -> None:
+        """Count what another histogram counted."""
+        part = Histogram(other.limit, other.counts, other.low, other.high)
+        part._grow(self.limit)
+        self._grow(part.limit)
+        self.counts = self.counts + part.counts
+        self.low, self.high = min(self.low, part.low), max(self.high, part.high)
+
     def _grow(self, magnitude: float) -> None:
         """Double the range until it holds ``magnitude``: each two bins become one."""
         while self.limit < magnitude:
@@ -79,11 +87,7 @@ def pooled(histograms: Sequence[Histogram]) -> Histogram:
     """One histogram in which each of the given ones weighs the same, however many values it counted."""
     total = Histogram()
     for each in histograms:
-        part = Histogram(each.limit, each.counts / max(1.0, each.counts.sum()), each.low, each.high)
-        part._grow(total.limit)
-        total._grow(part.limit)
-        total.counts = total.counts + part.counts
-        total.low, total.high = min(total.low, part.low), max(total.high, part.high)
+        total.merge(Histogram(each.limit, each.counts / max(1.0, each.counts.sum()), each.low, each.high))
     return total
 
 

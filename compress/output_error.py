@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from babelrs.sensors import Sensor
 from compress.calibration import CalibrationSet
+from train.data.read_ahead import ahead
 from train.gaussian import bhattacharyya_similarity, box_gaussian
 from train.models.detector import Detector, normalise
 from train.models.head import RawOutputs, decode_geometry, unit_directions
@@ -46,27 +48,31 @@ class OutputErrors:
         strides: Of its pyramid, pixels.
         images: The images.
         count: How many of each sensor are used.
+        threads: Batches at a time; no error depends on it.
     """
 
-    def __init__(self, model: Raw, strides: Sequence[int], images: CalibrationSet, count: int) -> None:
-        self._strides = tuple(strides)
+    def __init__(
+        self, model: Raw, strides: Sequence[int], images: CalibrationSet, count: int, threads: int = 1
+    ) -> None:
+        self._strides, self._threads = tuple(strides), threads
         self._references: dict[Sensor, list[_Reference]] = {}
         for sensor in images.images:
             batches = (torch.from_numpy(pixels) for _, pixels in images.batches(sensor, BATCH, count))
-            self._references[sensor] = [self._reference(model, sensor, pixels) for pixels in batches]
+            self._references[sensor] = list(ahead(partial(self._reference, model, sensor), batches, threads))
 
-    @torch.no_grad()
     def of(self, model: Raw, sensor: Sensor) -> float:
         """The error of a compressed model."""
-        total, weight = 0.0, 0.0
-        for reference in self._references[sensor]:
-            raw = model(sensor, reference.pixels)
-            scores = _at(raw.logits, reference.index).sigmoid().gather(2, reference.labels[..., None])[..., 0]
-            overlap = bhattacharyya_similarity(self._boxes(raw, reference.pixels, reference.index), reference.boxes)
-            change = (scores - reference.scores).abs() + (1.0 - overlap)
-            total += float((reference.scores * change).sum())
-            weight += float(reference.scores.sum())
-        return total / max(weight, 1e-12)
+        parts = list(ahead(partial(self._part, model, sensor), self._references[sensor], self._threads))
+        return sum(error for error, _ in parts) / max(sum(weight for _, weight in parts), 1e-12)
+
+    @torch.no_grad()
+    def _part(self, model: Raw, sensor: Sensor, reference: _Reference) -> tuple[float, float]:
+        """The summed error and weight of a batch."""
+        raw = model(sensor, reference.pixels)
+        scores = _at(raw.logits, reference.index).sigmoid().gather(2, reference.labels[..., None])[..., 0]
+        overlap = bhattacharyya_similarity(self._boxes(raw, reference.pixels, reference.index), reference.boxes)
+        change = (scores - reference.scores).abs() + (1.0 - overlap)
+        return float((reference.scores * change).sum()), float(reference.scores.sum())
 
     @torch.no_grad()
     def _reference(self, model: Raw, sensor: Sensor, pixels: Tensor) -> _Reference:

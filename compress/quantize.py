@@ -53,13 +53,14 @@ def make_compressor(
     target: Target, detector: Detector, checkpoint: Checkpoint, images: CalibrationSet, config: QuantizeConfig
 ) -> Compressor:
     """What runs the model as the target's engine computes."""
+    threads = config.threads or os.cpu_count() or 1
     if target.kind == "tensorrt":
         from compress.tensorrt_graphs import TensorRTCompressor
 
-        return TensorRTCompressor(detector, checkpoint, images, config.probe_images, config.wide_norms)
+        return TensorRTCompressor(detector, checkpoint, images, config.probe_images, config.wide_norms, threads)
     from compress.cpu_graphs import OnnxRuntimeCompressor
 
-    return OnnxRuntimeCompressor(detector, checkpoint, images, config.probe_images, target.reduce_range, config.threads)
+    return OnnxRuntimeCompressor(detector, checkpoint, images, config.probe_images, target.reduce_range, threads)
 
 
 def read_data(config: QuantizeConfig, checkpoint: Checkpoint) -> tuple[Samples, CalibrationSet]:
@@ -122,7 +123,9 @@ def retrained(
 
 _DECIDES_NOTHING: Any = {
     **dict.fromkeys(("checkpoint", "out", "name", "archive", "max_hmap_drop", "examples", "targets_file"), True),
-    **dict.fromkeys(("selftest_root", "selftest_px", "score_threshold", "parity_images", "wide_norms"), True),
+    **dict.fromkeys(
+        ("selftest_root", "selftest_px", "score_threshold", "parity_images", "wide_norms", "threads"), True
+    ),
     "data": {"root"},
     "calibration": {"root"},
 }
@@ -144,7 +147,7 @@ def write_rounded(
     compressor.write_graphs(found.int8_parts, found.ranges, True, folder)
     for sensor in checkpoint.classes:
         entry = entry_of(config, checkpoint, sensor)
-        engine = OnnxRuntimeEngine(folder, entry, config.threads)
+        engine = OnnxRuntimeEngine(folder, entry, threads=1)
         write_selftest(folder / entry.selftest, from_engine(engine, selftest_pixels(config, checkpoint, sensor)))
 
 
@@ -158,7 +161,7 @@ def write_float(config: QuantizeConfig, checkpoint: Checkpoint, detector: Detect
     write_float_graphs(detector, list(checkpoint.classes), half, folder, config.wide_norms)
     for sensor in checkpoint.classes:
         entry = entry_of(config, checkpoint, sensor)
-        engine = OnnxRuntimeEngine(folder, entry, config.threads)
+        engine = OnnxRuntimeEngine(folder, entry, threads=1)
         pixels = selftest_pixels(config, checkpoint, sensor)
         exact = from_pytorch(detector, sensor, pixels, rounded=half)
         _require(sensor, run_selftest(engine, exact))
@@ -290,7 +293,7 @@ def parity_of(
     few = limited(samples, config.parity_images)
     expected = compressor.predict(found.int8_parts, found.ranges, True, few).found
     entries = {sensor: entry_of(config, checkpoint, sensor) for sensor in few}
-    scored, _ = measure(lambda sensor: OnnxRuntimeEngine(folder, entries[sensor], config.threads), entries, few)
+    scored, _ = measure(lambda sensor: OnnxRuntimeEngine(folder, entries[sensor], threads=1), entries, few)
     parities = {
         sensor: compare((expected[sample.name], scored.found[sample.name]) for sample in group)
         for sensor, group in few.items()
@@ -332,7 +335,7 @@ def main(arguments: list[str]) -> int:
     config = load_config(QuantizeConfig, arguments)
     start_logging()
     target = check(config)
-    torch.set_num_threads(config.threads)  # the order of sums depends on it, and so do the last bits
+    torch.set_num_threads(1)  # within an operator: the order of sums depends on it, and so do the last bits
     detector, checkpoint = load_source(config.checkpoint, target, config.sensors)
     make = make_int8_bundle if config.precision == "int8" else make_float_bundle
     make(config, target, detector, checkpoint)

@@ -21,8 +21,8 @@ from train.data.samples import Sample
 FINAL: RowName = "mixed"
 _FLOAT: Mapping[str, PartPrecision] = {"tensorrt": "fp16", "onnxruntime": "fp32"}
 """What the parts beside INT8 compute in."""
-_UNTOLD = {"checkpoint", "out", "targets_file", "selftest_root"}
-"""Settings that say where things lay on one machine."""
+_UNTOLD = {"checkpoint", "out", "targets_file", "selftest_root", "threads"}
+"""Settings that say what there was on one machine."""
 
 
 def report_of(

@@ -35,6 +35,7 @@ class TensorRTCompressor:
         probe: Images that outputs are compared on.
         probe_images: How many of each sensor.
         wide_norms: Whether graphs compute LayerNorm and softmax in float32; the simulation always does.
+        threads: Images at a time; no result depends on it.
     """
 
     measured_by: Literal["pytorch simulation"] = "pytorch simulation"
@@ -46,11 +47,12 @@ class TensorRTCompressor:
         probe: CalibrationSet,
         probe_images: int,
         wide_norms: bool = False,
+        threads: int = 1,
     ) -> None:
-        self._checkpoint, self._wide_norms = checkpoint, wide_norms
+        self._checkpoint, self._wide_norms, self._threads = checkpoint, wide_norms, threads
         self._float = folded(detector)
         self._quantized = FakeQuantized(detector, half=True)
-        self._errors = OutputErrors(raw_outputs_of(self._float), detector.config.strides, probe, probe_images)
+        self._errors = OutputErrors(raw_outputs_of(self._float), detector.config.strides, probe, probe_images, threads)
         self.parts = self._quantized.parts
 
     def num_weights(self) -> Mapping[str, int]:
@@ -59,7 +61,7 @@ class TensorRTCompressor:
 
     def observe(self, images: CalibrationSet, sensor: Sensor, through: Sensor | None = None) -> dict[str, Histogram]:
         """Histograms of every quantization point; see :meth:`FakeQuantized.observe`."""
-        return self._quantized.observe(images, sensor, through)
+        return self._quantized.observe(images, sensor, through, threads=self._threads)
 
     def errors(self, int8_parts: Collection[str], ranges: SensorRanges) -> dict[Sensor, float]:
         """How far the outputs are from the float model's, by sensor."""
@@ -78,7 +80,7 @@ class TensorRTCompressor:
             if half:
                 self._quantized.use(ranges.get(sensor, {}))
             detector = self._quantized.detector if half else self._float
-            part = predict_samples(detector, self._checkpoint, {sensor: group})
+            part = predict_samples(detector, self._checkpoint, {sensor: group}, threads=self._threads)
             scored.found.update(part.found)
             scored.truth.update(part.truth)
         return scored

@@ -9,6 +9,8 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from babelrs.sensors import Sensor
 from train.checkpoint import Checkpoint, load_checkpoint
 from train.cli import load_config, start_logging
 from train.config import DataConfig
+from train.data.read_ahead import ahead
 from train.data.samples import Sample, check_classes, limited
 from train.data.soi_det import Split, read_split
 from train.devices import pick_device
@@ -29,11 +32,13 @@ from train.evaluation import report
 from train.evaluation.inputs import Samples, Scored, check_samples, read_detections, warn_of
 from train.evaluation.inputs import ground_truth as ground_truth
 from train.models.detector import Detector
-from train.predict import Predictor
+from train.predict import Prediction, Predictor
 
 log = logging.getLogger("train.evaluate")
 
 LOG_EVERY = 1000
+SHARE = 16
+"""Images that one thread takes at a time."""
 
 
 class EvaluateConfig(BaseModel):
@@ -69,8 +74,17 @@ def predict_samples(
     samples: Samples,
     device: torch.device | None = None,
     batch_size: int = 4,
+    threads: int = 1,
 ) -> Scored:
     """Run the detector over samples.
+
+    Args:
+        detector: In evaluation mode.
+        checkpoint: Its record.
+        samples: Images by sensor.
+        device: Where to run; ``None``: on the CPU.
+        batch_size: Tiles at a time.
+        threads: Groups of images at a time; what is found does not depend on it.
 
     Raises:
         BabelRSError: A sensor has no image, an image is missing or cannot be read, two images of a sensor have one
@@ -80,7 +94,11 @@ def predict_samples(
     scored = Scored()
     for sensor, group in samples.items():
         predictor = Predictor(detector, checkpoint.profiles[sensor], sensor, device=device, batch_size=batch_size)
-        predictions = predictor.stream([sample.path for sample in group])
+        paths = [sample.path for sample in group]
+        shares = [paths[start : start + SHARE] for start in range(0, len(paths), SHARE)]
+        look = partial(_look, predictor)
+        found = map(look, shares) if threads == 1 else ahead(look, shares, threads)
+        predictions = chain.from_iterable(found)
         for number, (sample, prediction) in enumerate(zip(group, predictions, strict=True), start=1):
             scored.add(sample, prediction.detections, prediction.width, prediction.height)
             if number % LOG_EVERY == 0:
@@ -88,6 +106,10 @@ def predict_samples(
         log.info("%s: %d images", sensor, len(group))
     warn_of(scored, samples)
     return scored
+
+
+def _look(predictor: Predictor, paths: Sequence[Path]) -> list[Prediction]:
+    return list(predictor.stream(paths))
 
 
 def evaluate_samples(

@@ -23,7 +23,7 @@ from compress.integer_nodes import find_integer_nodes
 from compress.qdq import channel_scales
 from compress.ranges import SensorRanges, choose
 from tests.compress.tiny_data import calibration_images, write_data
-from tests.train.builders import random_detector, random_pixels, tiny_model
+from tests.train.builders import random_detector, random_pixels, tiny_model, write_text_image
 from train.checkpoint import Checkpoint
 from train.data.soi_det import read_split
 from train.evaluate import predict_samples
@@ -56,6 +56,26 @@ def histograms(compressor: OnnxRuntimeCompressor) -> dict[Sensor, dict[str, Hist
 @pytest.fixture(scope="module")
 def ranges(histograms: dict[Sensor, dict[str, Histogram]]) -> SensorRanges:
     return choose("per-sensor", histograms, "max")
+
+
+def test_no_result_depends_on_the_number_of_threads(
+    detector: Detector, checkpoint: Checkpoint, compressor: OnnxRuntimeCompressor, ranges: SensorRanges, tmp_path: Path
+) -> None:
+    several = OnnxRuntimeCompressor(detector, checkpoint, calibration_images(), 2, threads=3)
+    images, own = calibration_images(8), {Sensor.IR: ranges[Sensor.IR]}
+    alone, together = (each.observe(images, Sensor.IR) for each in (compressor, several))
+    assert (
+        all((alone[point].counts == together[point].counts).all() for point in alone)
+        and alone.keys() == together.keys()
+    )
+    assert compressor.errors(compressor.parts, own) == several.errors(compressor.parts, own)
+    for number in range(7):
+        write_text_image(tmp_path, Sensor.IR, "eval", f"i{number}", [], (70, 90))
+    samples = read_split(tmp_path, [Sensor.IR], "eval")
+    found = [each.predict(compressor.parts, own, True, samples).found for each in (compressor, several)]
+    assert list(found[0]) == list(found[1]) and len(found[0]) == 7
+    for name, detections in found[0].items():
+        assert len(detections) and np.array_equal(detections.scores, found[1][name].scores)
 
 
 def written(

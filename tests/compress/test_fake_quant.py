@@ -73,6 +73,15 @@ def test_histograms_hold_what_reaches_each_layer(detector: Detector, model: Fake
         assert histogram.low == pytest.approx(min(0.0, low), rel=1e-4, abs=1e-5), name
 
 
+def test_histograms_do_not_depend_on_the_number_of_threads(model: FakeQuantized) -> None:
+    images = calibration_images(9)
+    alone, together = (model.observe(images, Sensor.RGB, batch_size=2, threads=threads) for threads in (1, 3))
+    assert alone.keys() == together.keys()
+    for name, histogram in alone.items():
+        np.testing.assert_array_equal(histogram.counts, together[name].counts)
+        assert (histogram.low, histogram.high) == (together[name].low, together[name].high)
+
+
 def test_a_layer_computes_with_rounded_weights_and_inputs(model: FakeQuantized) -> None:
     name = "heads.ir.classify"
     layer = dict(model.detector.named_modules())[name]

@@ -53,6 +53,18 @@ def test_counts_are_those_of_binning_everything_at_the_final_range(scales: list[
     assert np.abs(np.cumsum(expected) - np.cumsum(histogram.counts)).max() <= max(1, 1e-3 * values.size)
 
 
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.floats(1e-6, 1e6), min_size=2, max_size=8), st.integers(0, 1000), st.data())
+def test_merging_counts_what_adding_counts(scales: list[float], seed: int, data: st.DataObject) -> None:
+    parts = [normal(500, scale, seed) for scale in scales]
+    cut = data.draw(st.integers(1, len(parts) - 1))
+    merged, expected = of(*parts[:cut]), of(*parts)
+    merged.merge(of(*parts[cut:]))
+    assert (merged.limit, merged.low, merged.high) == (expected.limit, expected.low, expected.high)
+    # only a value that is a power of two, at the end of one range, may lie in the bin beside
+    assert np.abs(np.cumsum(merged.counts) - np.cumsum(expected.counts)).max() <= 1
+
+
 def test_of_large_tensors_the_extremes_are_exact() -> None:
     values = normal(5 * MAX_SAMPLES)
     values[12345], values[-3] = 91.5, -47.25

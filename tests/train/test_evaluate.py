@@ -22,7 +22,7 @@ from tests.train.builders import (
     write_text_image,
 )
 from train.data.soi_det import read_split
-from train.evaluate import evaluate_samples, ground_truth, main
+from train.evaluate import SHARE, evaluate_samples, ground_truth, main, predict_samples
 from train.models.detector import SensorDetector
 from train.predict import Predictor
 
@@ -126,6 +126,18 @@ def test_tiles_of_several_images_in_a_batch_give_each_image_its_own(tmp_path: Pa
         assert len(alone) > 0 and len(prediction.detections) == len(alone)
         np.testing.assert_allclose(prediction.detections.scores, alone.scores, atol=1e-5)
         np.testing.assert_allclose(prediction.detections.boxes, alone.boxes, atol=1e-2)
+
+
+def test_what_is_found_does_not_depend_on_the_number_of_threads(tmp_path: Path) -> None:
+    detector = random_detector(tiny_model(), 2)
+    record = save_tiny(tmp_path / "c", detector)
+    for number in range(2 * SHARE + 3):
+        write_text_image(tmp_path, Sensor.IR, "eval", f"i{number}", [], (70 + number, 90))
+    samples = read_split(tmp_path, [Sensor.IR], "eval")
+    alone, together = (predict_samples(detector, record, samples, threads=threads).found for threads in (1, 3))
+    assert list(alone) == list(together) and len(alone) == 2 * SHARE + 3
+    for name, found in alone.items():
+        assert len(found) and np.array_equal(found.boxes, together[name].boxes)
 
 
 def test_a_damaged_image_stops_the_evaluation_with_its_name(tmp_path: Path) -> None:

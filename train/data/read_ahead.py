@@ -14,13 +14,13 @@ Given = TypeVar("Given")
 Read = TypeVar("Read")
 
 
-def ahead(read: Callable[[Given], Read], items: Iterable[Given], most: int = 2 * READERS) -> Iterator[Read]:
-    """What ``read`` gives for each item, in order, with at most ``most`` of them read before they are wanted."""
-    with ThreadPoolExecutor(READERS) as readers:
+def ahead(read: Callable[[Given], Read], items: Iterable[Given], threads: int = READERS) -> Iterator[Read]:
+    """What ``read`` gives for each item, in order, with at most ``2 * threads`` of them read before they are wanted."""
+    with ThreadPoolExecutor(threads) as readers:
         pending: deque[Future[Read]] = deque()
         for item in items:
             pending.append(readers.submit(read, item))
-            if len(pending) == most:
+            if len(pending) == 2 * threads:
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()
