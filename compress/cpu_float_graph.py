@@ -49,9 +49,16 @@ def layers_of(detector: Detector) -> dict[str, nn.Conv2d | nn.Linear]:
 
 
 def _store_constants(graph: GraphProto) -> None:
-    """Constants as stored tensors: fewer bytes, and equal ones can be shared."""
+    """Constants as stored tensors: fewer bytes, and equal ones can be shared.
+
+    The exporter stores equal parameters once and renames them: each gets its own name and values back.
+    """
     for node in [node for node in graph.node if node.op_type == "Constant"]:
         store(graph, node.output[0], numpy_helper.to_array(attribute(node, "value", None)))
+        graph.node.remove(node)
+    stored = initializers(graph)
+    for node in [node for node in graph.node if node.op_type == "Identity" and node.input[0] in stored]:
+        store(graph, node.output[0], numpy_helper.to_array(stored[node.input[0]]))
         graph.node.remove(node)
 
 

@@ -7,9 +7,10 @@ from babelrs.sensors import Sensor
 from compress.cpu_float_graph import WEIGHT, cpu_float_graph, dotted, layers_of
 from compress.folding import folded
 from compress.graph_session import raw_outputs_from
+from compress.integer_nodes import find_integer_nodes
 from compress.output_error import raw_outputs_of
 from compress.parts import part_of, serves
-from tests.train.builders import random_detector, random_pixels, tiny_backbone, tiny_model
+from tests.train.builders import CLASSES, random_detector, random_pixels, tiny_backbone, tiny_model
 from tests.train.models.vits import tiny_internvit
 from train.config import BackboneConfig
 from train.models.detector import Detector
@@ -54,6 +55,20 @@ def test_every_layer_of_the_sensor_is_named_by_its_module(name: str) -> None:
     }
     assert weighted.keys() == {layer for layer in layers_of(detector) if serves(part_of(layer), Sensor.SAR)}
     assert all(part_of(layer) == part_of(node) or "vit." in layer for layer, node in weighted.items())
+
+
+def test_layers_of_equal_parameters_each_hold_their_own() -> None:
+    """As in a model that was never trained, whose biases are all zero: the exporter stores them once."""
+    torch.manual_seed(3)
+    detector = folded(Detector(tiny_model(), CLASSES))
+    with torch.no_grad():
+        for layer in layers_of(detector).values():
+            if layer.bias is not None:
+                layer.bias.fill_(0.25)
+    graph = cpu_float_graph(detector, Sensor.IR).graph
+    stored = {tensor.name: tensor for tensor in graph.initializer}
+    assert not [node for node in graph.node if node.op_type == "Identity" and node.input[0] in stored]
+    assert find_integer_nodes(graph).quantization_points()
 
 
 def test_what_the_graph_keeps_and_what_it_no_longer_holds() -> None:
