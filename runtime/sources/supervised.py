@@ -173,6 +173,8 @@ class SupervisedSource:
             stream = self._connect(self._closing)
             self._receive(stream)
         except StreamFault as fault:
+            if self._closing.is_set():
+                return
             self._set(replace(self._health, connected=False, last_fault=str(fault)))
             self._report(str(fault))
         finally:
@@ -209,8 +211,6 @@ class SupervisedSource:
             self._changed.notify_all()
 
     def _report(self, cause: str) -> None:
-        if self._closing.is_set():
-            return
         self._outage_since = self._outage_since or self._clock.monotonic()
         if cause not in self._logged:
             self._logged.add(cause)
