@@ -160,7 +160,8 @@ def _decoded(container: Any, path: Path) -> Iterator[Any]:
 def _end_of(picture: Any, stream: Any, end: float) -> float:
     if picture.time is None:
         return end
-    duration = float(picture.duration * picture.time_base) if picture.duration else 0.0
+    length = getattr(picture, "duration", None)  # newer versions of PyAV tell it
+    duration = float(length * picture.time_base) if length else 0.0
     return max(end, float(picture.time) + duration)
 
 
