@@ -18,6 +18,7 @@ import pytest
 from babelrs.errors import BabelRSError
 from babelrs.images import Frame
 from babelrs.sensors import Sensor
+from benchmarks.rtsp_child import RtspServer, free_port
 from benchmarks.stamps import read, unpack
 from runtime.sources import Capture, network
 from runtime.sources.libav import frame_of
@@ -26,7 +27,7 @@ from runtime.sources.network import NetworkStream
 from runtime.sources.opening import Opening, open_source
 from runtime.sources.supervised import SupervisedSource, Supervision
 from tests.runtime.sources.builders import usable
-from tests.runtime.sources.rtsp import RtspServer, free_port, require_rtsp_server
+from tests.runtime.sources.rtsp import require_rtsp_server
 
 pytest.importorskip("av", reason="streams are read with PyAV, the video extra")
 
