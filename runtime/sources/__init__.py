@@ -24,6 +24,7 @@ class Capture:
         sequence: Its number in its source, from 0; a gap is a frame that was dropped or could not be used.
         time: When it was taken, or read where that is not known; ISO 8601 in UTC.
         read_ms: Milliseconds that opening, decoding or receiving it took, waiting left out.
+        offset_s: Seconds since the start of its recording, where the recording says so.
     """
 
     raster: Raster
@@ -33,6 +34,7 @@ class Capture:
     sequence: int
     time: str
     read_ms: float
+    offset_s: float | None = None
 
 
 @dataclass(frozen=True)
