@@ -38,6 +38,8 @@ def read_message(data: bytes) -> Message:
     while place < len(data):
         key, place = _read_varint(data, place)
         number, wire_type = key >> 3, key & 7
+        if number == 0:
+            raise _damaged(f"a field without a number at byte {place}")
         if wire_type == VARINT:
             value, place = _read_varint(data, place)
             fields.append(Field(number, wire_type, value))
@@ -48,7 +50,7 @@ def read_message(data: bytes) -> Message:
             size = _FIXED_BYTES[wire_type]
         else:
             raise _damaged(f"wire type {wire_type} at byte {place}")
-        if number == 0 or place + size > len(data):
+        if place + size > len(data):
             raise _damaged(f"field {number} of {size} bytes at byte {place} of {len(data)}")
         fields.append(Field(number, wire_type, data[place : place + size]))
         place += size
