@@ -9,8 +9,8 @@ from pathlib import Path
 from babelrs.bundle import Bundle
 from babelrs.errors import BabelRSError
 from babelrs.sensors import Sensor
-from runtime.engines.onnx_edit import quantized_over, without_function, without_quantization
-from runtime.engines.plugin import DOMAIN, NAME
+from runtime.engines.onnx_edit import names_plugin, quantized_over, without_function, without_quantization
+from runtime.engines.plugin import DOMAIN, NAME, VERSION
 
 PRECISIONS = ("int8", "fp16", "fp32")
 
@@ -36,14 +36,15 @@ def candidates(bundle: Bundle, sensor: Sensor, plugin: bool) -> list[Candidate]:
     Args:
         bundle: The bundle.
         sensor: Whose graph.
-        plugin: The plugin takes the place of the function's body.
+        plugin: The plugin takes the place of the function's body, where the graph names it.
 
     Raises:
         BabelRSError: The graph is no ONNX file.
     """
     entry = bundle.manifest.entry(sensor)
     stored = (bundle.folder / entry.graph).read_bytes()
-    model = without_function(stored, DOMAIN, NAME) if plugin else stored
+    by_plugin = plugin and names_plugin(stored, DOMAIN, NAME, VERSION)  # older bundles name none
+    model = without_function(stored, DOMAIN, NAME) if by_plugin else stored
     found = [Candidate(entry.precision, lambda: model)]
     over = quantized_over(stored, bundle.folder)
     if over is not None and over != entry.precision:

@@ -39,7 +39,8 @@ _MODEL_GRAPH, _MODEL_FUNCTIONS = 7, 25
 _FUNCTION_NAME, _FUNCTION_DOMAIN = 1, 10
 _GRAPH_NODE, _GRAPH_INITIALIZER, _GRAPH_OUTPUT, _GRAPH_VALUE_INFO = 1, 5, 12, 13
 _NODE_INPUT, _NODE_OUTPUT, _NODE_OP_TYPE, _NODE_ATTRIBUTE, _NODE_DOMAIN = 1, 2, 4, 5, 7
-_ATTRIBUTE_NAME, _ATTRIBUTE_INT, _ATTRIBUTE_TENSOR, _ATTRIBUTE_GRAPH, _ATTRIBUTE_GRAPHS = 1, 3, 5, 6, 11
+_ATTRIBUTE_NAME, _ATTRIBUTE_INT, _ATTRIBUTE_TEXT, _ATTRIBUTE_TENSOR = 1, 3, 4, 5
+_ATTRIBUTE_GRAPH, _ATTRIBUTE_GRAPHS = 6, 11
 _TENSOR_DIMS, _TENSOR_TYPE, _TENSOR_FLOATS, _TENSOR_INTS, _TENSOR_NAME, _TENSOR_RAW = 1, 2, 4, 5, 8, 9
 _TENSOR_EXTERNAL, _TENSOR_LOCATION = 13, 14
 _ENTRY_KEY, _ENTRY_VALUE = 1, 2
@@ -91,6 +92,18 @@ def without_function(model: bytes, domain: str, name: str) -> bytes:
     if len(kept) == len(fields):
         raise BabelRSError(f"The model has no function {domain}::{name}.", "Build without the plugin library.")
     return write_message(kept)
+
+
+def names_plugin(model: bytes, domain: str, name: str, version: str) -> bool:
+    """Whether all nodes that call a function also name the plugin that may take its place, as TensorRT reads it."""
+    graph = read_message((blobs(read_message(model), _MODEL_GRAPH) or [b""])[-1])
+    named = []
+    for fields in map(read_message, blobs(graph, _GRAPH_NODE)):
+        if (text(fields, _NODE_DOMAIN), text(fields, _NODE_OP_TYPE)) == (domain, name):
+            node = _Node(fields, name, [], [])
+            given = [text(node.attribute(f"plugin_{each}"), _ATTRIBUTE_TEXT) for each in ("namespace", "version")]
+            named.append(given == [domain, version])
+    return bool(named) and all(named)
 
 
 def _is_function(each: Field, domain: str, name: str) -> bool:
