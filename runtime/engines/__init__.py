@@ -72,11 +72,8 @@ def open_engine(
     engine: Engine
     why_not = ""
     if name in ("auto", "tensorrt"):
-        from runtime.engines.cache import EngineCache
-        from runtime.engines.choice import open_cached
-
         try:
-            engine = open_cached(bundle, sensor, EngineCache(cache))
+            engine = _open_tensorrt(bundle, sensor, cache, warn=name == "auto")
             _LOGGER.info("%s: engine tensorrt (%s): %s", sensor, engine.precision, engine.reason)
             return engine
         except DeviceError as error:
@@ -90,3 +87,26 @@ def open_engine(
         engine.reason = f"{engine.reason}; not tensorrt: {why_not}"
     _LOGGER.info("%s: engine onnxruntime (%s): %s", sensor, engine.precision, engine.reason)
     return engine
+
+
+def _open_tensorrt(bundle: Bundle, sensor: Sensor, folder: str | Path | None, warn: bool) -> Engine:
+    """The engine that was built here. What costs least is looked at first: a machine without engines loads nothing.
+
+    Raises:
+        DeviceError: There is none, or it cannot be used; the latter is worth a warning where another takes its place.
+    """
+    from runtime.engines.cache import EngineCache
+
+    cache = EngineCache(folder)
+    records = [record for record in cache.records(bundle.digest, sensor) if record.kept and record.passed]
+    if not records:
+        what = f"No engine for {sensor} of this bundle is in {cache.folder}."
+        raise DeviceError(what, f"Build it here: babelrs-build {bundle.folder}.")
+    from runtime.engines.choice import open_cached
+
+    try:
+        return open_cached(bundle, sensor, cache, records)
+    except DeviceError as error:
+        if warn:
+            _LOGGER.warning("%s: the engine that was built cannot be used: %s", sensor, error)
+        raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from babelrs.bundle import Bundle
@@ -15,18 +16,18 @@ from runtime.engines.tensorrt_api import TensorRT, find_tensorrt
 from runtime.engines.trial import image_ms
 
 
-def open_cached(bundle: Bundle, sensor: Sensor, cache: EngineCache) -> TensorRTEngine:
+def open_cached(bundle: Bundle, sensor: Sensor, cache: EngineCache, records: Sequence[EngineRecord]) -> TensorRTEngine:
     """The engine that ``babelrs-build`` kept for this bundle, sensor and device.
 
-    What costs least is looked at first: a machine without engines learns so without loading TensorRT or CUDA.
+    Args:
+        bundle: The bundle.
+        sensor: Whose graph.
+        cache: Where engines lie.
+        records: What was kept for this bundle and sensor, on whatever device; at least one.
 
     Raises:
-        DeviceError: There is none, or it does not load; says why, and what to do.
+        DeviceError: None is for this device, or it does not load; says why, and what to do.
     """
-    records = [record for record in cache.records(bundle.digest, sensor) if record.kept and record.passed]
-    if not records:
-        what = f"No engine for {sensor} of this bundle is in {cache.folder}."
-        raise DeviceError(what, f"Build it here: babelrs-build {bundle.folder}.")
     faults = []
     for module in dict.fromkeys(record.key.module for record in records):
         try:

@@ -193,11 +193,16 @@ def test_engines_of_another_device_version_or_plugin_are_not_loaded(
         open_engine(toy_bundle, Sensor.RGB, "tensorrt")
 
 
-def test_an_engine_that_breaks_while_loading_falls_back_with_the_reason(trt: FakeTensorRT, toy_bundle: Bundle) -> None:
+def test_an_engine_that_breaks_while_loading_falls_back_with_a_warning(
+    trt: FakeTensorRT, toy_bundle: Bundle, caplog: pytest.LogCaptureFixture
+) -> None:
     assert build_it(toy_bundle, "--sensor", "rgb") == 0
     trt.refuse_plans = True
+    caplog.clear()
     engine = open_engine(toy_bundle, Sensor.RGB)
     assert engine.name == "onnxruntime" and "incompatible device" in engine.reason
+    [warned] = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert warned.startswith("rgb: the engine that was built cannot be used: ")
 
 
 def test_another_bundle_s_engine_is_not_taken(trt: FakeTensorRT, toy_bundle: Bundle) -> None:
