@@ -28,6 +28,7 @@ class FakeLibrary:
     def __init__(self, integrated: bool = False) -> None:
         self.calls: list[str] = []
         self.fail: dict[str, int] = {}
+        self.flags = -1
         self.attributes = {**ATTRIBUTES, 18: int(integrated)}
         self.host = (ctypes.c_uint8 * 4096)()
         self._functions: dict[str, Any] = {}
@@ -54,6 +55,7 @@ class FakeLibrary:
         elif name == "cuMemGetInfo_v2":
             _target(given[0], ctypes.c_size_t).value = 3 << 30
         elif name == "cuMemHostAlloc":
+            self.flags = given[2]
             _target(given[0], ctypes.c_void_p).value = ctypes.addressof(self.host)
         elif name in OUTPUTS:
             _target(given[0] if name != "cuStreamEndCapture" else given[1], ctypes.c_uint64).value = OUTPUTS[name]
@@ -92,6 +94,7 @@ def test_memory_is_mapped_where_it_is_shared_and_copied_where_not(integrated: bo
     with cuda.current():
         buffer = cuda.allocate(100)
         assert (buffer.address, buffer.mapped) == ((0xE000, True) if integrated else (0xD000, False))
+        assert library.flags == (2 if integrated else 0)  # CU_MEMHOSTALLOC_DEVICEMAP
         buffer.host[:] = np.arange(100, dtype=np.uint8)
         assert bytes(library.host[:100]) == bytes(range(100))
         cuda.upload(buffer, 10)
