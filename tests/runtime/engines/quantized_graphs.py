@@ -29,9 +29,27 @@ def quantized_graph(folder: Path, kind: type[np.generic] = np.float16, external:
         "product_zero": rng.integers(-3, 4, 32, dtype=np.int8),
         "unused": np.zeros(3, np.int8),
     }
+    nodes = _nodes(kind)
+    graph = helper.make_graph(
+        nodes,
+        "quantized",
+        [helper.make_tensor_value_info("pixels", TensorProto.UINT8, ["N", 8, 8, 3])],
+        [helper.make_tensor_value_info("out", TensorProto.FLOAT, ["N", 32])],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+        value_info=[helper.make_tensor_value_info("level_r", float_type, ["N", 3, 8, 8])],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19 if kind == np.float16 else 17)])
+    model.ir_version = 9
+    if external:
+        _move_weights(model, folder)
+    return model
+
+
+def _nodes(kind: type[np.generic]) -> list[onnx.NodeProto]:
+    float_type = helper.np_dtype_to_tensor_dtype(np.dtype(kind))
     steps = {"scale": 1 / 127, "wide": 4 / 127, "by": 1 / 255}
     small = {**{name: np.array(value, kind) for name, value in steps.items()}, "zero": np.array(0, np.int8)}
-    nodes = [
+    return [
         *(helper.make_node("Constant", [], [name], value=numpy_helper.from_array(v)) for name, v in small.items()),
         helper.make_node("Identity", ["zero"], ["zero_again"]),
         helper.make_node("Transpose", ["pixels"], ["planes"], perm=[0, 3, 1, 2]),
@@ -49,19 +67,6 @@ def quantized_graph(folder: Path, kind: type[np.generic] = np.float16, external:
         helper.make_node("MatMul", ["mean_r", "product_w"], ["half"]),
         helper.make_node("Cast", ["half"], ["out"], to=TensorProto.FLOAT),
     ]
-    graph = helper.make_graph(
-        nodes,
-        "quantized",
-        [helper.make_tensor_value_info("pixels", TensorProto.UINT8, ["N", 8, 8, 3])],
-        [helper.make_tensor_value_info("out", TensorProto.FLOAT, ["N", 32])],
-        [numpy_helper.from_array(value, name) for name, value in constants.items()],
-        value_info=[helper.make_tensor_value_info("level_r", float_type, ["N", 3, 8, 8])],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19 if kind == np.float16 else 17)])
-    model.ir_version = 9
-    if external:
-        _move_weights(model, folder)
-    return model
 
 
 def _move_weights(model: onnx.ModelProto, folder: Path) -> None:
