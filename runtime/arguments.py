@@ -9,7 +9,7 @@ from babelrs.errors import BabelRSError
 from babelrs.sensors import Sensor
 
 FORMATS = ("jsonl", "dota", "coco")
-ENGINE_CHOICES = ("auto", "onnxruntime")
+ENGINE_CHOICES = ("auto", "onnxruntime", "tensorrt")
 
 _EPILOG = """\
 SOURCE is an image (PNG, JPEG, TIFF; 8 or 16 bits or float), a folder (searched recursively) or a quoted pattern.
