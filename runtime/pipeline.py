@@ -15,8 +15,9 @@ from babelrs.images import Frame
 from babelrs.manifest import SensorEntry
 from babelrs.postprocess import detections_from_outputs
 from babelrs.radiometry import to_uint8
+from babelrs.seams import merge_tiles
 from babelrs.sensors import Sensor
-from babelrs.tiling import Tile, cut_tile, merge_tiles, plan_tiles
+from babelrs.tiling import Tile, cut_tile, plan_tiles
 from runtime.engines import Engine
 
 STAGES = ("read", "preprocess", "infer", "postprocess")
