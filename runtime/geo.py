@@ -15,7 +15,8 @@ import numpy.typing as npt
 from babelrs.boxes import to_corners
 
 POLAR_DEG = 89.99
-"""A corner nearer to a pole than this (1.1 km) has no longitude worth the name; such a detection gets no place."""
+"""A corner nearer to a pole than this (1.1 km) has no longitude worth the name; such a detection gets no place, and a
+box around a pole gets none either."""
 
 _SEMI_MAJOR_M, _FLATTENING = 6_378_137.0, 1 / 298.257223563  # WGS 84
 _ECCENTRICITY2 = _FLATTENING * (2 - _FLATTENING)
@@ -94,8 +95,14 @@ def locate(boxes: npt.NDArray[np.float32], pixels_to: PixelMap) -> Places:
     corners = to_corners(boxes)  # (N, 4, 2)
     lonlat = to_lonlat(corners.reshape(-1, 2), pixels_to).reshape(-1, 4, 2)
     bad = ~np.isfinite(lonlat).all(axis=(1, 2)) | (np.abs(np.nan_to_num(lonlat[..., 1])) > POLAR_DEG).any(axis=1)
-    lonlat[bad] = np.nan
+    lonlat[bad | _around_a_pole(lonlat)] = np.nan
     return Places(lonlat, *measure(lonlat))
+
+
+def _around_a_pole(lonlat: Floats) -> npt.NDArray[np.bool_]:
+    """Which rings ``(N, 4, 2)`` go round the Earth's axis: they have no polygon in longitude and latitude."""
+    steps = np.roll(lonlat[..., 0], -1, axis=1) - lonlat[..., 0]
+    return np.asarray(np.abs((np.mod(steps + 180, 360) - 180).sum(axis=1)) > 180, np.bool_)
 
 
 def to_lonlat(pixels: Floats, pixels_to: PixelMap) -> Floats:
@@ -117,7 +124,7 @@ def to_lonlat(pixels: Floats, pixels_to: PixelMap) -> Floats:
 def measure(lonlat: Floats) -> tuple[Floats, Floats, Floats]:
     """Length and width in metres and heading in degrees of quadrilaterals ``(N, 4, 2)``; see :class:`Places`.
 
-    An edge is the straight line through the ellipsoid, bent to the arc over it: within 1 mm of the geodesic for edges
+    An edge is the straight line through the ellipsoid, bent to the arc over it: within 2 cm of the geodesic for edges
     of up to 100 km.
     """
     points = _cartesian(lonlat)  # (N, 4, 3)

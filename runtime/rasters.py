@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import logging
 import os
+import stat
 from pathlib import Path
 
 from babelrs import tiff
@@ -87,6 +88,8 @@ def _look_into(path: Path) -> tiff.TiffDirectory | None:
     except OSError:
         return None
     try:
+        if not stat.S_ISREG(mode := os.fstat(descriptor).st_mode) and not stat.S_ISDIR(mode):
+            raise ImageError("not a file", path, "a device or pipe, not an image.", "Name an image file.")
         file = tiff.FileBytes(descriptor)
         if file[:4] in _TIFF_MAGIC:
             found = tiff_directory(file, path)
