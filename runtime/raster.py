@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 
 from babelrs.images import Frame
-from runtime.geo import GeoReference
+from runtime.geo import PixelMap
 
 
 class Raster(Protocol):
@@ -23,7 +23,11 @@ class Raster(Protocol):
         """Rows."""
 
     @property
-    def geo(self) -> GeoReference | None:
+    def dtype(self) -> str:
+        """Number type of the counts that are read: ``uint8``, ``uint16`` or ``float32``."""
+
+    @property
+    def geo(self) -> PixelMap | None:
         """Where its pixels lie on Earth, where that is known."""
 
     def read(self, x: int, y: int, width: int, height: int) -> Frame:
@@ -60,7 +64,7 @@ class FrameRaster:
     """
 
     frame: Frame
-    geo: GeoReference | None = None
+    geo: PixelMap | None = None
 
     @property
     def width(self) -> int:
@@ -71,6 +75,11 @@ class FrameRaster:
     def height(self) -> int:
         """Rows."""
         return self.frame.height
+
+    @property
+    def dtype(self) -> str:
+        """Number type of the counts."""
+        return str(self.frame.pixels.dtype.name)
 
     def read(self, x: int, y: int, width: int, height: int) -> Frame:
         """See :meth:`Raster.read`."""

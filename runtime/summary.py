@@ -6,7 +6,8 @@ import statistics
 from collections import Counter
 from dataclasses import dataclass, field
 
-from runtime.pipeline import STAGES, FrameResult
+from runtime.pipeline import FrameResult
+from runtime.stopwatch import STAGES
 
 
 @dataclass
