@@ -1,13 +1,13 @@
 """Image to detections: tiles, radiometry, inference, merging; with the time each stage took.
 
-Every step stands alone, so that a pipeline can run them in different threads: :func:`runtime.scene.open_scene`, then
-for every tile ``read`` and ``prepare``, :meth:`Detector.infer` on any batch of tiles, :meth:`Detector.read_outputs` for
-each of them, and a :class:`babelrs.seams.SeamMerger` that takes the tiles of one image in order.
+Every step stands alone, so that :mod:`runtime.stages` can run them in different threads: opening the scene,
+:meth:`Detector.batches` of its tiles, :meth:`Detector.infer`, and :meth:`Detector.merge`, which takes the batches of one
+image in order.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,6 +27,9 @@ from runtime.scene import Image, Scene, open_scene
 from runtime.stopwatch import STAGES, Stopwatch
 
 __all__ = ["STAGES", "Detector", "FrameResult", "SceneFindings", "Stopwatch"]
+
+Batch = list[tuple[Tile, Image | None]]
+"""Tiles with their pixels; ``None`` for a tile without a measurement, which the model need not see."""
 
 
 @dataclass(frozen=True)
@@ -156,9 +159,9 @@ class Detector:
         """
         scene = open_scene(raster, self.entry, watch)
         merger, num_empty = self.merger(scene), 0
-        for batch in _batches(self._prepared(scene, watch), self.batch):
+        for batch in self.batches(scene, watch):
             num_empty += sum(pixels is None for _, pixels in batch)
-            self._detect_batch(batch, merger, watch)
+            self.merge(batch, self.infer(batch, watch), merger, watch)
         with watch.stage("postprocess"):
             detections = merger.finish()
             return SceneFindings(scene, detections, places_of(detections, raster.geo), scene.num_tiles, num_empty)
@@ -167,25 +170,51 @@ class Detector:
         """Takes the detections of a scene's tiles in their order; empty tiles have none."""
         return SeamMerger(scene.raster.width, scene.raster.height, self.entry.nms_iou)
 
-    def infer(self, tiles: list[Image]) -> Outputs:
-        """Run the graph on prepared tiles, of any images.
+    def batches(self, scene: Scene, watch: Stopwatch) -> Iterator[Batch]:
+        """A scene's tiles, in order, read and prepared ``batch`` at a time; empty tiles ride along.
+
+        Raises:
+            ImageError: The scene cannot be read, or does not fit the sensor.
+        """
+        batch: Batch = []
+        full = 0
+        for tile, pixels in self._prepared(scene, watch):
+            batch.append((tile, pixels))
+            full += pixels is not None
+            if full == self.batch:
+                yield batch
+                batch, full = [], 0
+        if batch:
+            yield batch
+
+    def infer(self, batch: Batch, watch: Stopwatch) -> Outputs | None:
+        """The graph's outputs for those tiles of a batch that hold something; ``None`` where none does.
 
         Raises:
             DeviceError: The engine failed.
         """
-        return self.engine.infer(np.stack(tiles))
+        seen = [pixels for _, pixels in batch if pixels is not None]
+        if not seen:
+            return None
+        with watch.stage("infer"):
+            return self.engine.infer(np.stack(seen))
 
-    def read_outputs(
+    def merge(self, batch: Batch, outputs: Outputs | None, merger: SeamMerger, watch: Stopwatch) -> None:
+        """Hand the detections of a batch's tiles to the merger."""
+        rows = iter(()) if outputs is None else zip(*outputs, strict=True)
+        with watch.stage("postprocess"):
+            for tile, pixels in batch:
+                merger.add(tile, self._nothing() if pixels is None else self._read(*next(rows)))
+
+    def _read(
         self, boxes: npt.NDArray[np.float32], scores: npt.NDArray[np.float32], labels: npt.NDArray[np.int32]
     ) -> Detections:
-        """The detections of one tile, in its pixels, from the graph's ``(K, 5)``, ``(K,)`` and ``(K,)``."""
         entry = self.entry
         return detections_from_outputs(
             boxes, scores, labels, entry.classes, self.sensor, self.score_threshold, entry.nms_iou
         )
 
-    def nothing(self) -> Detections:
-        """The detections of a tile without a measurement."""
+    def _nothing(self) -> Detections:
         return Detections.empty(self.entry.classes, self.sensor)
 
     def _prepared(self, scene: Scene, watch: Stopwatch) -> Iterator[tuple[Tile, Image | None]]:
@@ -196,31 +225,7 @@ class Detector:
                 pixels = scene.prepare(tile, frame)
             yield tile, pixels
 
-    def _detect_batch(self, batch: list[tuple[Tile, Image | None]], merger: SeamMerger, watch: Stopwatch) -> None:
-        seen = [pixels for _, pixels in batch if pixels is not None]
-        outputs: Iterator[tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.int32]]] = iter(())
-        if seen:
-            with watch.stage("infer"):
-                outputs = zip(*self.infer(seen), strict=True)
-        with watch.stage("postprocess"):
-            for tile, pixels in batch:
-                merger.add(tile, self.nothing() if pixels is None else self.read_outputs(*next(outputs)))
-
 
 def places_of(detections: Detections, geo: PixelMap | None) -> Places | None:
     """Where detections lie, or ``None`` where the image does not say where it lies."""
     return None if geo is None else locate(detections.boxes, geo)
-
-
-def _batches(tiles: Iterable[tuple[Tile, Image | None]], size: int) -> Iterator[list[tuple[Tile, Image | None]]]:
-    """In order, each with ``size`` tiles that hold something, but for the last; empty tiles ride along."""
-    batch: list[tuple[Tile, Image | None]] = []
-    full = 0
-    for tile, pixels in tiles:
-        batch.append((tile, pixels))
-        full += pixels is not None
-        if full == size:
-            yield batch
-            batch, full = [], 0
-    if batch:
-        yield batch

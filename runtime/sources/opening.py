@@ -87,6 +87,28 @@ def parse_source(text: str) -> tuple[Sensor | None, str]:
     return None, text
 
 
+def open_together(named: Sequence[tuple[Sensor, str]], opening: Opening) -> list[Source]:
+    """The sources that several addresses mean; those of a sensor that hold image files alone become one.
+
+    Args:
+        named: Sensors and addresses.
+        opening: What they are opened with.
+
+    Raises:
+        BabelRSError: As :func:`open_source`.
+    """
+    sources: list[Source] = []
+    files: dict[Sensor, list[str]] = {}
+    for sensor, address in named:
+        source = open_source(address, sensor, replace(opening, names=Names()) if _is_path(address) else opening)
+        if isinstance(source, FileSource):
+            files.setdefault(sensor, []).append(address)
+        else:
+            sources.append(source)
+    joined = [FileSource(", ".join(paths), sensor, find_images(paths), opening.open_raster, opening.clock) for sensor, paths in files.items()]
+    return [*joined, *sources]
+
+
 def open_source(address: str, sensor: Sensor, opening: Opening) -> Source:
     """The source that ``address`` means; see :data:`ADDRESS_FORMS`. Live ones connect when captures are asked for.
 
