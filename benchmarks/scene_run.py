@@ -86,8 +86,7 @@ def engine_alone_s(engine: Engine, batch: int, size: tuple[int, int, int], repea
     return statistics.median(times) / batch
 
 
-def main(argv: list[str]) -> int:
-    """Run once and print what it took."""
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scene_run", description=__doc__)
     parser.add_argument("method", choices=("ours", "sahi"))
     parser.add_argument("scene", type=Path)
@@ -97,7 +96,12 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--overlap", type=float, default=0.2)
     parser.add_argument("--alone", type=int, default=10, help="batches that the engine is timed with alone")
-    given = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: list[str]) -> int:
+    """Run once and print what it took."""
+    given = _parser().parse_args(argv)
     bundle = open_bundle(given.bundle)
     entry = replace(bundle.manifest.entry(given.sensor), tile_overlap=given.overlap)
     plain = open_engine(bundle, given.sensor, threads=given.threads)

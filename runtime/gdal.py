@@ -21,9 +21,6 @@ OPTIONS = {
     "GDAL_CACHEMAX": CACHE_BYTES,
     "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",  # what a file says itself counts, not world files or masks beside it
     "GDAL_PAM_ENABLED": "NO",  # nor .aux.xml files, which would be written too
-    "GTIFF_IGNORE_READ_ERRORS": "NO",
-    "GDAL_HTTP_MAX_RETRY": "0",
-    "PROJ_NETWORK": "OFF",
 }
 
 
