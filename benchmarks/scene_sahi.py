@@ -50,8 +50,8 @@ class EngineModel(DetectionModel):
         entry = self._detector.entry
         pixels = to_uint8(Frame(np.ascontiguousarray(image)), entry.profile)
         whole = Tile(0, 0, pixels.shape[1], pixels.shape[0], (0, 0, 0, 0))
-        outputs = self._detector.infer([cut_tile(pixels, whole, entry.input_width, entry.input_height)])
-        self._original_predictions = self._detector.read_outputs(*(output[0] for output in outputs))
+        tile = cut_tile(pixels, whole, entry.input_width, entry.input_height)
+        (self._original_predictions,) = self._detector.detect_tiles([tile])
 
     def _create_object_prediction_list_from_original_predictions(
         self, shift_amount_list: Any = None, full_shape_list: Any = None

@@ -88,7 +88,7 @@ def outcomes(
 
 
 def _find(detector: Detector, tiles: list[Image]) -> list[Detections]:
-    return [detector.read_outputs(*outputs) for outputs in zip(*detector.infer(tiles), strict=True)]
+    return detector.detect_tiles(tiles)
 
 
 def _centred(

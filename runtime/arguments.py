@@ -103,7 +103,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--source", action="append", default=[], metavar="S=SOURCE", help="a source with its sensor")
     parser.add_argument("--bundle", metavar="B", help="bundle folder or .babelrs file (default: the demo bundle)")
     parser.add_argument("--out", default="out", metavar="DIR", help="output folder (default: out)")
-    parser.add_argument("--format", default="jsonl", metavar="F[,F]", help=f"any of {','.join(FORMATS)} (default: jsonl)")
+    parser.add_argument(
+        "--format", default="jsonl", metavar="F[,F]", help=f"any of {','.join(FORMATS)} (default: jsonl)"
+    )
     parser.add_argument("--save-images", action="store_true", help="write annotated images too")
     parser.add_argument("--score", type=float, metavar="S", help="least score, 0 to 1 (default: the bundle's)")
     parser.add_argument("--engine", choices=ENGINE_CHOICES, default="auto", help="what runs the model (default: auto)")

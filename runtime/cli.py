@@ -54,13 +54,15 @@ def _open_sources(options: RunOptions) -> list[Source]:
         BabelRSError: One of them cannot be opened, or does not say its sensor.
     """
     from runtime.rasters import open_raster
-    from runtime.sources.opening import Opening, open_source, open_together, parse_source
+    from runtime.sources.opening import Opening, open_together, parse_source
 
-    named = [parse_source(text) for text in options.sources]
-    if options.sensor is None and (unknown := [address for sensor, address in named if sensor is None]):
-        raise BabelRSError(f"The sensor of {unknown[0]} is not known.", "Give --sensor, or --source SENSOR=ADDRESS.")
-    opening = Opening(open_raster=open_raster)
-    return open_together([(sensor or options.sensor, address) for sensor, address in named], opening)
+    named = []
+    for own, address in map(parse_source, options.sources):
+        sensor = own or options.sensor
+        if sensor is None:
+            raise BabelRSError(f"The sensor of {address} is not known.", "Give --sensor, or --source SENSOR=ADDRESS.")
+        named.append((sensor, address))
+    return open_together(named, Opening(open_raster=open_raster))
 
 
 def _open_detectors(options: RunOptions, sensors: set[Sensor]) -> dict[Sensor, Detector]:

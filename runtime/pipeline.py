@@ -1,13 +1,13 @@
 """Image to detections: tiles, radiometry, inference, merging; with the time each stage took.
 
 Every step stands alone, so that :mod:`runtime.stages` can run them in different threads: opening the scene,
-:meth:`Detector.batches` of its tiles, :meth:`Detector.infer`, and :meth:`Detector.merge`, which takes the batches of one
-image in order.
+:meth:`Detector.batches` of its tiles, :meth:`Detector.infer`, and :meth:`Detector.merge`, which takes the batches of
+one image in order.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -169,6 +169,14 @@ class Detector:
     def merger(self, scene: Scene) -> SeamMerger:
         """Takes the detections of a scene's tiles in their order; empty tiles have none."""
         return SeamMerger(scene.raster.width, scene.raster.height, self.entry.nms_iou)
+
+    def detect_tiles(self, tiles: Sequence[Image]) -> list[Detections]:
+        """The detections of prepared tiles ``(h, w, C)`` of the input's size, each in pixels of its tile.
+
+        Raises:
+            DeviceError: The engine failed.
+        """
+        return [self._read(*rows) for rows in zip(*self.engine.infer(np.stack(tiles)), strict=True)]
 
     def batches(self, scene: Scene, watch: Stopwatch) -> Iterator[Batch]:
         """A scene's tiles, in order, read and prepared ``batch`` at a time; empty tiles ride along.

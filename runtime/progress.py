@@ -48,7 +48,9 @@ class ProgressLine:
         spent = now - self._begun[1]
         if total > 1 and spent > 0:
             rate = job.num_tiles / spent
-            text += f": {job.num_tiles} of {total} tiles, {rate:.1f} tiles/s, {(total - job.num_tiles) / rate:.0f} s left"
+            text += (
+                f": {job.num_tiles} of {total} tiles, {rate:.1f} tiles/s, {(total - job.num_tiles) / rate:.0f} s left"
+            )
         return text
 
     def _write(self, text: str) -> None:

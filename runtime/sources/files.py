@@ -6,7 +6,7 @@ import glob
 import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -73,6 +73,14 @@ class FileSource:
 
     def close(self) -> None:
         """Nothing is open between images."""
+
+
+def joined(sources: Sequence[FileSource]) -> FileSource:
+    """The images of several sources of one sensor, one after the other, each file once."""
+    images = {image.path.resolve(): image for source in reversed(sources) for image in reversed(source.images)}
+    return replace(
+        sources[0], name=", ".join(source.name for source in sources), images=list(reversed(images.values()))
+    )
 
 
 def read_capture(

@@ -5,18 +5,18 @@ from __future__ import annotations
 import glob
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from babelrs.errors import BabelRSError
+from babelrs.errors import BabelRSError, collected
 from babelrs.images import IMAGE_SUFFIXES
 from babelrs.sensors import Sensor
 from runtime.sources import Source
 from runtime.sources.camera import ADDRESS as CAMERA
 from runtime.sources.camera import CameraStream, parse_camera
 from runtime.sources.clock import Clock
-from runtime.sources.files import FileSource, ImageFile, OpenRaster, find_images, natural_key, whole_frame
+from runtime.sources.files import FileSource, ImageFile, OpenRaster, find_images, joined, natural_key, whole_frame
 from runtime.sources.gstreamer import GStreamerStream, launch_command
 from runtime.sources.libav import require_av
 from runtime.sources.live import Connect, Patience
@@ -88,25 +88,30 @@ def parse_source(text: str) -> tuple[Sensor | None, str]:
 
 
 def open_together(named: Sequence[tuple[Sensor, str]], opening: Opening) -> list[Source]:
-    """The sources that several addresses mean; those of a sensor that hold image files alone become one.
+    """The sources that several addresses mean; those of a sensor that are image files become one, each file once.
 
     Args:
         named: Sensors and addresses.
         opening: What they are opened with.
 
     Raises:
-        BabelRSError: As :func:`open_source`.
+        BabelRSError: As :func:`open_source`; where several cannot be opened, all are listed.
     """
-    sources: list[Source] = []
-    files: dict[Sensor, list[str]] = {}
+    opened: list[Source] = []
+    errors: list[BabelRSError] = []
     for sensor, address in named:
-        source = open_source(address, sensor, replace(opening, names=Names()) if _is_path(address) else opening)
-        if isinstance(source, FileSource):
-            files.setdefault(sensor, []).append(address)
-        else:
-            sources.append(source)
-    joined = [FileSource(", ".join(paths), sensor, find_images(paths), opening.open_raster, opening.clock) for sensor, paths in files.items()]
-    return [*joined, *sources]
+        try:
+            opened.append(open_source(address, sensor, opening))
+        except BabelRSError as error:
+            errors.append(error)
+    if len(errors) == 1:
+        raise errors[0]
+    if errors:
+        raise collected("These sources cannot be opened", [str(error) for error in errors], "Mend or leave them out.")
+    files = [each for each in opened if isinstance(each, FileSource)]
+    by_sensor = [[each for each in files if each.sensor == sensor] for sensor in Sensor]
+    others = [each for each in opened if not isinstance(each, FileSource)]
+    return [*(joined(sources) for sources in by_sensor if sources), *others]
 
 
 def open_source(address: str, sensor: Sensor, opening: Opening) -> Source:
