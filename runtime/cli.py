@@ -41,10 +41,10 @@ def _run(argv: list[str]) -> int:
     line = progress_line(options.log_level != "WARNING")
     with stopped_by_signals() as stop:
         sinks = open_sinks(Path(options.out), detectors, formats)
-        summaries = run_sources(sources, detectors, sinks, stop, options.save_images, line or (lambda job: None))
+        summaries = run_sources(sources, detectors, sinks, stop.event, options.save_images, line or (lambda job: None))
     if line is not None:
         line.clear()
-    return _report(options, sources, detectors, summaries, stop.is_set())
+    return _report(options, sources, detectors, summaries, stop.asked)
 
 
 def _open_sources(options: RunOptions) -> list[Source]:

@@ -7,7 +7,7 @@ one image in order.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -184,16 +184,7 @@ class Detector:
         Raises:
             ImageError: The scene cannot be read, or does not fit the sensor.
         """
-        batch: Batch = []
-        full = 0
-        for tile, pixels in self._prepared(scene, watch):
-            batch.append((tile, pixels))
-            full += pixels is not None
-            if full == self.batch:
-                yield batch
-                batch, full = [], 0
-        if batch:
-            yield batch
+        return batched(self._prepared(scene, watch), self.batch)
 
     def infer(self, batch: Batch, watch: Stopwatch) -> Outputs | None:
         """The graph's outputs for those tiles of a batch that hold something; ``None`` where none does.
@@ -237,3 +228,17 @@ class Detector:
 def places_of(detections: Detections, geo: PixelMap | None) -> Places | None:
     """Where detections lie, or ``None`` where the image does not say where it lies."""
     return None if geo is None else locate(detections.boxes, geo)
+
+
+def batched(tiles: Iterable[tuple[Tile, Image | None]], size: int) -> Iterator[Batch]:
+    """In order, each with ``size`` tiles that hold something, but for the last; empty tiles ride along."""
+    batch: Batch = []
+    full = 0
+    for tile, pixels in tiles:
+        batch.append((tile, pixels))
+        full += pixels is not None
+        if full == size:
+            yield batch
+            batch, full = [], 0
+    if batch:
+        yield batch

@@ -46,7 +46,7 @@ def run_sources(
         sources: Several at once take turns at the engines.
         detectors: The model of every source's sensor.
         sinks: Each gets every result of its sensor; all are closed at the end, whatever happens.
-        stop: Once set, no further image is begun; those under way are finished and written.
+        stop: Once set, no further image is begun; those under way are finished and written. Set at the end.
         with_pictures: Whether a sink wants pictures of images that are too large to be held.
         progress: Called whenever tiles of an image are done.
 

@@ -21,7 +21,7 @@ from babelrs.sensors import Sensor
 from runtime import scene as scenes
 from runtime.engines import Outputs, open_engine
 from runtime.geo import GeoReference, PixelMap
-from runtime.pipeline import Detector, Stopwatch, _batches
+from runtime.pipeline import Detector, Stopwatch, batched
 from runtime.raster import FrameRaster
 from runtime.scene import open_scene
 from tests.runtime.dots import dots_image
@@ -150,7 +150,7 @@ def test_tiles_without_a_measurement_are_not_shown_to_the_model(monkeypatch: pyt
 @given(st.lists(st.booleans(), max_size=40), st.integers(1, 5))
 def test_batches_are_full_but_for_the_last_and_keep_the_order(holds: list[bool], size: int) -> None:
     tiles = [(number, np.zeros(1) if one else None) for number, one in enumerate(holds)]
-    batches = list(_batches(tiles, size))  # type: ignore[arg-type]
+    batches = list(batched(tiles, size))  # type: ignore[arg-type]
     assert [item for batch in batches for item in batch] == tiles
     full = [sum(pixels is not None for _, pixels in batch) for batch in batches]
     assert all(count == size for count in full[:-1]) and (not full or full[-1] <= size)
