@@ -25,9 +25,11 @@ __all__ = [
     "Manifest",
     "SelfTest",
     "SensorEntry",
+    "cache_folder",
     "open_bundle",
     "pack_bundle",
     "read_selftest",
+    "sha256_of",
     "verify_files",
     "write_manifest",
     "write_selftest",
@@ -95,7 +97,7 @@ def open_bundle(path: str | Path, cache: str | Path | None = None) -> Bundle:
         return _open_folder(path)
     if not path.is_file():
         raise BabelRSError(f"{path}: no such bundle.", "Name a bundle folder or a .babelrs file.")
-    return _open_archive(path, _cache_folder() if cache is None else Path(cache))
+    return _open_archive(path, cache_folder() if cache is None else Path(cache))
 
 
 def _open_folder(folder: Path) -> Bundle:
@@ -195,7 +197,8 @@ def pack_bundle(bundle: Bundle, archive: str | Path) -> Path:
     return archive
 
 
-def _cache_folder() -> Path:
+def cache_folder() -> Path:
+    """Where files are kept that can be made again: ``$BABELRS_CACHE``, else ``babelrs`` in the user's cache folder."""
     named = os.environ.get("BABELRS_CACHE")
     if named:
         return Path(named)

@@ -185,16 +185,11 @@ def _check_size(path: Path, width: int, height: int) -> None:
 
 
 def _read_tiff(path: Path, data: bytes) -> Frame:
+    directory = tiff_directory(data, path)
     try:
-        directory = tiff.read_directory(data)
-        tiff.check_complete(data, directory)
-        if not 1 <= directory.num_bands <= 4:
-            raise ImageError("band count", path, f"{directory.num_bands} bands.", _BANDS)
-        if directory.dtype_name in _REFUSED_TYPES:
-            raise _wrong_type(path, directory.dtype_name)
         pixels = tiff.decode(data, directory, lambda part: _decode(path, part))
     except tiff.TiffFault as fault:
-        raise ImageError("truncated", path, f"a truncated or unreadable TIFF: {fault}.", _FETCH_AGAIN) from None
+        raise _faulty_tiff(path, fault) from None
     found = 1 if pixels.ndim == 2 else pixels.shape[2]
     palette = directory.number(tiff.PHOTOMETRIC, 1) == 3
     if found != directory.num_bands and not palette:
@@ -204,6 +199,33 @@ def _read_tiff(path: Path, data: bytes) -> Frame:
         pixels = pixels[..., list(directory.band_order)]
     counts = _usable_counts(path, pixels)
     return Frame(counts, directory.nodata, str(path), has_alpha=found in (2, 4) and directory.has_alpha)
+
+
+def tiff_directory(data: tiff.Bytes, source: str | Path) -> tiff.TiffDirectory:
+    """The tags of a whole TIFF file whose bands and number type can be used.
+
+    Args:
+        data: The file's bytes.
+        source: What messages call it.
+
+    Raises:
+        ImageError: It is truncated or unreadable, or has other bands or numbers than :func:`read_frame` reads.
+    """
+    path = Path(source)
+    try:
+        directory = tiff.read_directory(data)
+        tiff.check_complete(data, directory)
+    except tiff.TiffFault as fault:
+        raise _faulty_tiff(path, fault) from None
+    if not 1 <= directory.num_bands <= 4:
+        raise ImageError("band count", path, f"{directory.num_bands} bands.", _BANDS)
+    if directory.dtype_name in _REFUSED_TYPES:
+        raise wrong_pixel_type(path, directory.dtype_name)
+    return directory
+
+
+def _faulty_tiff(path: Path, fault: tiff.TiffFault) -> ImageError:
+    return ImageError("truncated", path, f"a truncated or unreadable TIFF: {fault}.", _FETCH_AGAIN)
 
 
 def _decode(path: Path, data: bytes) -> npt.NDArray[Any]:
@@ -231,11 +253,12 @@ def _usable_counts(path: Path, pixels: npt.NDArray[Any]) -> npt.NDArray[Any]:
     if name == "int16":
         return pixels.astype(np.uint16 if pixels.min() >= 0 else np.float32)
     if name not in ("uint8", "uint16", "float32"):
-        raise _wrong_type(path, name)
+        raise wrong_pixel_type(path, name)
     return np.ascontiguousarray(pixels)
 
 
-def _wrong_type(path: Path, name: str) -> ImageError:
+def wrong_pixel_type(path: Path, name: str) -> ImageError:
+    """The error for a file of a number type that is not read."""
     what = f"pixels are {name}; uint8, uint16, int16 and float are read."
     return ImageError("pixel type", path, what, "Convert it with `gdal_translate -ot Float32`.")
 

@@ -198,6 +198,7 @@ def fit_window(frame: Frame, profile: RadiometryProfile) -> Window:
     """
     bands, stretch = _bands(frame, profile.sensor), _stretch(frame, profile)
     if stretch.window == "fixed":
+        _warn_if_linear(frame, stretch, bands)
         return float(stretch.low), float(stretch.high)
     if stretch.window == "none":
         return 0.0, 255.0
@@ -225,23 +226,36 @@ def to_uint8(frame: Frame, profile: RadiometryProfile, window: Window | None = N
     Raises:
         ImageError: The frame's bands or number type do not fit the sensor.
     """
+    return to_uint8_with_mask(frame, profile, window)[0]
+
+
+def to_uint8_with_mask(
+    frame: Frame, profile: RadiometryProfile, window: Window | None = None
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
+    """:func:`to_uint8` and :func:`valid_mask` at once, for less than the price of both.
+
+    Raises:
+        ImageError: The frame's bands or number type do not fit the sensor.
+    """
     bands, stretch = _bands(frame, profile.sensor), _stretch(frame, profile)
     if stretch.window == "none":
         image = bands.astype(np.uint8)
     else:
-        low, high = fit_window(frame, profile) if window is None else window
-        if window is None:
-            _warn_if_linear(frame, stretch, bands)
-        image = _apply(bands, stretch, low, high)
+        image = _apply(bands, stretch, *(fit_window(frame, profile) if window is None else window))
     valid = _valid(bands, frame, profile)
     if not valid.all():
         image[~valid] = 0
-    return np.repeat(image, 3, axis=2) if image.shape[2] < profile.sensor.num_channels else image
+    return np.repeat(image, 3, axis=2) if image.shape[2] < profile.sensor.num_channels else image, valid
+
+
+def needs_window(dtype: str, profile: RadiometryProfile) -> bool:
+    """Whether images of this number type depend on a window, fitted or fixed; not so where counts pass unchanged."""
+    return dtype not in profile.stretches or profile.stretches[dtype].window != "none"
 
 
 def _warn_if_linear(frame: Frame, stretch: Stretch, bands: Counts) -> None:
     """A window that begins below 0 dB over data without a negative value: most likely linear backscatter."""
-    if stretch.window == "fixed" and stretch.transform == "none" and stretch.low < 0 and bands.min() >= 0:
+    if stretch.transform == "none" and stretch.low < 0 and bands.min() >= 0:
         _LOGGER.warning("%s: no value below 0: linear backscatter where the model takes dB?", frame.source)
 
 
@@ -324,7 +338,7 @@ def _percentiles(counts: Counts, stretch: Stretch) -> Window:
     ranks = np.array([stretch.low, stretch.high]) / 100.0 * (counts.size - 1)
     below, above = np.floor(ranks).astype(np.int64), np.ceil(ranks).astype(np.int64)
     if counts.dtype.kind == "u":
-        ends = np.cumsum(np.bincount(counts))
+        ends = np.cumsum(_histogram(counts))
         ordered = np.searchsorted(ends, np.concatenate([below, above]), side="right")
     else:
         picked = np.concatenate([below, above])
@@ -332,6 +346,14 @@ def _percentiles(counts: Counts, stretch: Stretch) -> Window:
     values = _physical(np.asarray(ordered), stretch)
     low, high = values[:2] + (values[2:] - values[:2]) * (ranks - below)
     return float(low), float(high)
+
+
+def _histogram(counts: Counts) -> npt.NDArray[np.int64]:
+    """How often each unsigned count occurs; in blocks, since ``np.bincount`` makes 8 bytes of every count."""
+    total = np.zeros(np.iinfo(counts.dtype).max + 1, np.int64)
+    for start in range(0, counts.size, _BLOCK_PIXELS):
+        total += np.bincount(counts[start : start + _BLOCK_PIXELS], minlength=total.size)
+    return total
 
 
 def _apply(bands: Counts, stretch: Stretch, low: float, high: float) -> npt.NDArray[np.uint8]:

@@ -8,10 +8,12 @@ reads right.
 
 from __future__ import annotations
 
+import os
 import re
 import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +22,7 @@ WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC = 256, 257, 258, 259, 262
 STRIP_OFFSETS, ORIENTATION, SAMPLES, ROWS_PER_STRIP, STRIP_BYTES = 273, 274, 277, 278, 279
 PLANAR, PREDICTOR, TILE_WIDTH, TILE_HEIGHT, TILE_OFFSETS, TILE_BYTES = 284, 317, 322, 323, 324, 325
 EXTRA_SAMPLES, SAMPLE_FORMAT, JPEG_TABLES, GDAL_METADATA, GDAL_NODATA = 338, 339, 347, 42112, 42113
+MODEL_PIXEL_SCALE, MODEL_TIEPOINT, MODEL_TRANSFORMATION, GEO_KEYS, RPC_COEFFICIENTS = 33550, 33922, 34264, 34735, 50844
 
 _FORMATS = {1: "B", 2: "s", 3: "H", 4: "I", 6: "b", 7: "s", 8: "h", 9: "i", 11: "f", 12: "d", 13: "I", 16: "Q", 18: "Q"}
 _KEPT = (COMPRESSION, HEIGHT, ROWS_PER_STRIP, TILE_HEIGHT, JPEG_TABLES, 266)  # 266: fill order
@@ -28,6 +31,31 @@ _MAX_TAGS = 4096
 
 Values = tuple[int | float, ...] | bytes
 Decoder = Callable[[bytes], npt.NDArray[np.generic]]
+
+
+class Bytes(Protocol):
+    """What directories are read from: the bytes of a file, or the file itself."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, part: slice, /) -> bytes: ...
+
+
+class FileBytes:
+    """Bytes of an open file that are read when they are asked for, so that a file of any size can be looked into.
+
+    Args:
+        descriptor: An open file; whoever opened it closes it.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def __len__(self) -> int:
+        return os.fstat(self._descriptor).st_size
+
+    def __getitem__(self, part: slice, /) -> bytes:
+        start, stop, _ = part.indices(len(self))
+        return os.pread(self._descriptor, max(0, stop - start), start)
 
 
 class TiffFault(ValueError):
@@ -89,6 +117,19 @@ class TiffDirectory:
         return bool(extra) and extra[-1] in (1, 2)
 
     @property
+    def is_georeferenced(self) -> bool:
+        """Whether it says where it lies on Earth (GeoTIFF, or rational polynomial coefficients)."""
+        return not self.tags.keys().isdisjoint(
+            (MODEL_PIXEL_SCALE, MODEL_TIEPOINT, MODEL_TRANSFORMATION, GEO_KEYS, RPC_COEFFICIENTS)
+        )
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of the decoded image."""
+        bits = max(8, self.number(BITS, 1))
+        return self.number(WIDTH, 0) * self.number(HEIGHT, 0) * self.num_bands * bits // 8
+
+    @property
     def band_order(self) -> tuple[int, ...]:
         """Indices that put the bands in red, green, blue, rest order, by GDAL's COLORINTERP metadata if any."""
         roles = dict(re.findall(r'<Item name="COLORINTERP" sample="(\d+)"[^>]*>\s*(\w+)', self.text(GDAL_METADATA)))
@@ -99,23 +140,23 @@ class TiffDirectory:
         return (*first, *(band for band in range(self.num_bands) if band not in first))
 
 
-def read_directory(data: bytes) -> TiffDirectory:
+def read_directory(data: Bytes) -> TiffDirectory:
     """Read the tags of the first image of a TIFF file.
 
     Args:
-        data: The whole file.
+        data: The whole file, or :class:`FileBytes` of it.
 
     Raises:
         TiffFault: The file ends before its directory does, or is no TIFF.
     """
     endian = {b"II": "<", b"MM": ">"}.get(data[:2], "")
     try:
-        magic = struct.unpack_from(endian + "H", data, 2)[0]
+        magic = _unpack(endian + "H", data, 2)[0]
         if not endian or magic not in (42, 43):
             raise TiffFault("no TIFF header")
         big = magic == 43
-        start = struct.unpack_from(endian + ("Q" if big else "I"), data, 8 if big else 4)[0]
-        count = struct.unpack_from(endian + ("Q" if big else "H"), data, start)[0]
+        start = _unpack(endian + ("Q" if big else "I"), data, 8 if big else 4)[0]
+        count = _unpack(endian + ("Q" if big else "H"), data, start)[0]
         if count > _MAX_TAGS:
             raise TiffFault(f"{count} tags in its directory")
         first, step = start + (8 if big else 2), 20 if big else 12
@@ -125,22 +166,27 @@ def read_directory(data: bytes) -> TiffDirectory:
         raise TiffFault("it ends inside its directory") from None
 
 
-def _read_entry(data: bytes, at: int, endian: str, big: bool) -> tuple[int, Values] | None:
-    tag, kind, count = struct.unpack_from(endian + ("HHQ" if big else "HHI"), data, at)
+def _unpack(layout: str, data: Bytes, at: int) -> tuple[Any, ...]:
+    """``struct.unpack_from`` of anything that gives slices."""
+    return struct.unpack(layout, data[at : at + struct.calcsize(layout)])
+
+
+def _read_entry(data: Bytes, at: int, endian: str, big: bool) -> tuple[int, Values] | None:
+    tag, kind, count = _unpack(endian + ("HHQ" if big else "HHI"), data, at)
     code = _FORMATS.get(kind)
     if code is None:
         return None
     inline, slot = (8, at + 12) if big else (4, at + 8)
     size = struct.calcsize(code) * count
-    where = slot if size <= inline else struct.unpack_from(endian + ("Q" if big else "I"), data, slot)[0]
+    where = slot if size <= inline else _unpack(endian + ("Q" if big else "I"), data, slot)[0]
     if where + size > len(data):
         raise TiffFault(f"tag {tag} lies at bytes {where} to {where + size} of a file of {len(data)} bytes")
     if code == "s":
         return tag, bytes(data[where : where + size])
-    return tag, struct.unpack_from(f"{endian}{count}{code}", data, where)
+    return tag, _unpack(f"{endian}{count}{code}", data, where)
 
 
-def check_complete(data: bytes, directory: TiffDirectory) -> None:
+def check_complete(data: Bytes, directory: TiffDirectory) -> None:
     """Check that every strip or tile of the first image lies inside the file.
 
     Raises:

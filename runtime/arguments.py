@@ -8,20 +8,31 @@ from dataclasses import dataclass
 from babelrs.errors import BabelRSError
 from babelrs.sensors import Sensor
 
-FORMATS = ("jsonl", "dota", "coco")
-ENGINE_CHOICES = ("auto", "onnxruntime")
+FORMATS = ("jsonl", "geojson", "dota", "coco", "csv")
+ENGINE_CHOICES = ("auto", "onnxruntime", "tensorrt")
 
 _EPILOG = """\
-SOURCE is an image (PNG, JPEG, TIFF; 8 or 16 bits or float), a folder (searched recursively) or a quoted pattern.
+SOURCE is any of
+  FILE, FOLDER, 'PATTERN*.tif'   images (PNG, JPEG, TIFF, GeoTIFF; 8 or 16 bits or float; any size) and videos
+  spool:FOLDER                   a folder that is being written to
+  rtsp://HOST/PATH               a stream
+  /dev/video0                    a camera
+  gst:PIPELINE                   a GStreamer pipeline
+  -                              PNG, JPEG or Netpbm images on standard input
+
+Several at once, each with its sensor: --source ir=rtsp://CAMERA --source rgb=/dev/video0
 
 Written to --out, with the sensor's name for S:
   detections.S.jsonl       one object an image (jsonl)
+  detections.S.geojson     one feature a detection, in longitude and latitude (geojson)
   dota.S/IMAGE.txt         x1 y1 x2 y2 x3 y3 x4 y4 class score (dota)
   detections.S.coco.json   a COCO results list (coco)
+  detections.S.csv         one row a detection (csv)
   images.S/IMAGE.jpg       annotated images (--save-images)
 
-An image that cannot be used is reported on standard error, counted and skipped. Exit codes: 0 done, at least one
-image was processed; 2 the input is wrong, or no image could be processed; 3 the device or engine failed.
+An image that cannot be used is reported on standard error, counted and skipped. Ctrl-C finishes what is under way.
+Exit codes: 0 done, at least one image was processed; 2 the input is wrong, or no image could be processed; 3 the device
+or engine failed.
 """
 
 
@@ -29,7 +40,7 @@ image was processed; 2 the input is wrong, or no image could be processed; 3 the
 class RunOptions:
     """What ``babelrs-run`` was asked to do; see its ``--help``."""
 
-    sensor: Sensor
+    sensor: Sensor | None
     sources: tuple[str, ...]
     bundle: str | None
     out: str
@@ -52,11 +63,13 @@ def parse_run(argv: list[str]) -> RunOptions:
     given = _parser().parse_args(argv)
     if given.score is not None and not 0 <= given.score <= 1:
         raise BabelRSError(f"--score is {given.score}.", "Give a number from 0 to 1.")
+    if not (given.positional or given.source):
+        raise BabelRSError("No source was named.", "Name images, a stream or a camera; see --help.")
     if given.batch < 1 or given.threads < 0:
         raise BabelRSError(f"--batch is {given.batch}, --threads {given.threads}.", "Give at least 1 and 0.")
     return RunOptions(
-        sensor=Sensor.parse(given.sensor),
-        sources=tuple(given.source),
+        sensor=None if given.sensor is None else Sensor.parse(given.sensor),
+        sources=(*given.positional, *given.source),
         bundle=given.bundle,
         out=given.out,
         formats=_formats(given.format),
@@ -80,16 +93,19 @@ def _formats(text: str) -> tuple[str, ...]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="babelrs-run",
-        description="Detect objects in RGB, SAR or infrared images.",
+        description="Detect objects in RGB, SAR or infrared images, scenes and streams.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     sensors = ",".join(sensor.value for sensor in Sensor)
-    parser.add_argument("source", nargs="+", metavar="SOURCE", help="images, folders or patterns")
-    parser.add_argument("--sensor", required=True, metavar=f"{{{sensors}}}", help="what took the images")
+    parser.add_argument("positional", nargs="*", metavar="SOURCE", help="images, folders, patterns, a stream, a camera")
+    parser.add_argument("--sensor", metavar=f"{{{sensors}}}", help="what took the images of sources that do not say so")
+    parser.add_argument("--source", action="append", default=[], metavar="S=SOURCE", help="a source with its sensor")
     parser.add_argument("--bundle", metavar="B", help="bundle folder or .babelrs file (default: the demo bundle)")
     parser.add_argument("--out", default="out", metavar="DIR", help="output folder (default: out)")
-    parser.add_argument("--format", default="jsonl", metavar="F[,F]", help="any of jsonl,dota,coco (default: jsonl)")
+    parser.add_argument(
+        "--format", default="jsonl", metavar="F[,F]", help=f"any of {','.join(FORMATS)} (default: jsonl)"
+    )
     parser.add_argument("--save-images", action="store_true", help="write annotated images too")
     parser.add_argument("--score", type=float, metavar="S", help="least score, 0 to 1 (default: the bundle's)")
     parser.add_argument("--engine", choices=ENGINE_CHOICES, default="auto", help="what runs the model (default: auto)")

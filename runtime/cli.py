@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,10 @@ from runtime.arguments import RunOptions, parse_run
 
 if TYPE_CHECKING:
     from babelrs.bundle import Bundle
-    from runtime.sinks import Sink
+    from babelrs.sensors import Sensor
+    from runtime.pipeline import Detector
+    from runtime.sources import Source
+    from runtime.summary import Summary
 
 DEMO_BUNDLE = Path(__file__).resolve().parent / "demo"
 
@@ -27,25 +30,73 @@ def _run(argv: list[str]) -> int:
     options = parse_run(argv)
     logging.basicConfig(format="%(levelname)s: %(message)s", level=options.log_level, stream=sys.stderr)
     # Heavy imports wait until the arguments are known to be right.
+    from runtime.outputs import open_sinks
+    from runtime.progress import progress_line
+    from runtime.run import run_sources
+    from runtime.stopping import stopped_by_signals
+
+    sources = _open_sources(options)
+    detectors = _open_detectors(options, {source.sensor for source in sources})
+    formats = (*options.formats, *(["images"] if options.save_images else []))
+    line = progress_line(options.log_level != "WARNING")
+    with stopped_by_signals() as stop:
+        sinks = open_sinks(Path(options.out), detectors, formats)
+        summaries = run_sources(sources, detectors, sinks, stop.event, options.save_images, line or (lambda job: None))
+    if line is not None:
+        line.clear()
+    return _report(options, sources, detectors, summaries, stop.asked)
+
+
+def _open_sources(options: RunOptions) -> list[Source]:
+    """The sources; plain images of one sensor are one source, so that none is read twice.
+
+    Raises:
+        BabelRSError: One of them cannot be opened, or does not say its sensor.
+    """
+    from runtime.rasters import open_raster
+    from runtime.sources.opening import Opening, open_together, parse_source
+
+    named = []
+    for own, address in map(parse_source, options.sources):
+        sensor = own or options.sensor
+        if sensor is None:
+            raise BabelRSError(f"The sensor of {address} is not known.", "Give --sensor, or --source SENSOR=ADDRESS.")
+        named.append((sensor, address))
+    return open_together(named, Opening(open_raster=open_raster))
+
+
+def _open_detectors(options: RunOptions, sensors: set[Sensor]) -> dict[Sensor, Detector]:
     from runtime.engines import open_engine
     from runtime.pipeline import Detector
-    from runtime.run import run_images
-    from runtime.sources.files import find_images
 
-    images = find_images(options.sources)
-    bundle = _open_verified(options.bundle)
-    entry = bundle.manifest.entry(options.sensor)
-    engine = open_engine(bundle, options.sensor, options.engine, options.threads)
-    score = entry.score_threshold if options.score is None else options.score
-    detector = Detector(engine, entry, options.sensor, score, options.batch)
-    summary = run_images(images, detector, _open_sinks(options))
+    bundle, detectors = _open_verified(options.bundle), {}
+    for sensor in sorted(sensors):
+        entry = bundle.manifest.entry(sensor)
+        engine = open_engine(bundle, sensor, options.engine, options.threads)
+        score = entry.score_threshold if options.score is None else options.score
+        detectors[sensor] = Detector(engine, entry, sensor, score, options.batch)
+    return detectors
+
+
+def _report(
+    options: RunOptions,
+    sources: Sequence[Source],
+    detectors: Mapping[Sensor, Detector],
+    summaries: Sequence[Summary],
+    stopped: bool,
+) -> int:
+    """Say what came of every source; the exit code."""
     if options.log_level != "ERROR":
-        sys.stdout.write(f"{options.sensor}: {summary.line()} -> {options.out}\n")
-    if summary.num_images == 0:
-        what = f"None of the {len(images)} images could be processed."
-        sys.stderr.write(f"error: {what} The lines above say why; mend or replace the files.\n")
-        return EXIT_USER_INPUT
-    return EXIT_DONE
+        for source, summary in zip(sources, summaries, strict=True):
+            what = f"{source.sensor}" if len(sources) == 1 else f"{source.sensor} {source.name}"
+            engine = detectors[source.sensor].engine
+            sys.stdout.write(f"{what}: {summary.line()} | {engine.name} {engine.precision} -> {options.out}\n")
+    if stopped or any(summary.num_images for summary in summaries):
+        return EXIT_DONE
+    tried = sum(sum(summary.skipped.values()) for summary in summaries)
+    what = f"None of the {tried} images could be processed." if tried else "The sources gave no image."
+    sys.stderr.write(f"error: {what} The lines above say why; mend or replace the files.\n")
+    return EXIT_USER_INPUT
 
 
 def _open_verified(path: str | None) -> Bundle:
@@ -56,26 +107,6 @@ def _open_verified(path: str | None) -> Bundle:
     bundle = open_bundle(DEMO_BUNDLE if path is None else path)
     verify_files(bundle)
     return bundle
-
-
-def _open_sinks(options: RunOptions) -> list[Sink]:
-    from runtime.sinks import make_folder
-    from runtime.sinks.coco import CocoSink
-    from runtime.sinks.dota import DotaSink
-    from runtime.sinks.image import ImageSink
-    from runtime.sinks.jsonl import JsonLinesSink
-
-    out, sensor = make_folder(Path(options.out)), options.sensor.value
-    sinks: list[Sink] = []
-    if "jsonl" in options.formats:
-        sinks.append(JsonLinesSink(out / f"detections.{sensor}.jsonl"))
-    if "dota" in options.formats:
-        sinks.append(DotaSink(out / f"dota.{sensor}"))
-    if "coco" in options.formats:
-        sinks.append(CocoSink(out / f"detections.{sensor}.coco.json"))
-    if options.save_images:
-        sinks.append(ImageSink(out / f"images.{sensor}"))
-    return sinks
 
 
 if __name__ == "__main__":

@@ -1,69 +1,154 @@
-"""Takes images one by one through a detector to the sinks; a bad image is reported, counted and skipped."""
+"""Takes images from sources through the stages to the sinks; a bad image is reported, counted and skipped.
+
+A thread for every source and every stage, lanes between them, the sinks in the calling thread. Sources may have a few
+images under way each: that bounds memory and, for live sources, how old a result is.
+"""
 
 from __future__ import annotations
 
 import logging
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from datetime import datetime, timezone
+from functools import partial
+from typing import TypeVar
 
-from babelrs.images import ImageError, quiet_opencv, read_frame
-from runtime.pipeline import Detector, FrameResult, Stopwatch
+from babelrs.images import quiet_opencv
+from babelrs.sensors import Sensor
+from runtime.lanes import Abandoned, Lanes
+from runtime.pipeline import Detector
 from runtime.sinks import Sink
-from runtime.sources.files import ImageFile
+from runtime.sources import Source
+from runtime.stages import Failed, Found, Job, Taken, finished, inferred, prepared
 from runtime.summary import Summary
 
+UNDER_WAY = {True: 2, False: 4}
+"""Images that a source may have under way: of a live one the engine's and the next, of files a few more."""
+BETWEEN = 2
+"""Items that wait between two stages."""
 _LOGGER = logging.getLogger(__name__)
 
+T = TypeVar("T")
 
-def run_images(images: Sequence[ImageFile], detector: Detector, sinks: Sequence[Sink]) -> Summary:
-    """Detect in all images and write the results.
+
+def run_sources(
+    sources: Sequence[Source],
+    detectors: Mapping[Sensor, Detector],
+    sinks: Mapping[Sensor, Sequence[Sink]],
+    stop: threading.Event | None = None,
+    with_pictures: bool = False,
+    progress: Callable[[Job], None] = lambda job: None,
+) -> list[Summary]:
+    """Detect in all that the sources give and write the results.
 
     Args:
-        images: The files.
-        detector: The sensor's model.
-        sinks: Each gets every result; all are closed at the end, whatever happens.
+        sources: Several at once take turns at the engines.
+        detectors: The model of every source's sensor.
+        sinks: Each gets every result of its sensor; all are closed at the end, whatever happens.
+        stop: Once set, no further image is begun; those under way are finished and written. Set at the end.
+        with_pictures: Whether a sink wants pictures of images that are too large to be held.
+        progress: Called whenever tiles of an image are done.
+
+    Returns:
+        What came of each source.
 
     Raises:
-        BabelRSError: A result cannot be written.
-        DeviceError: The engine failed.
+        BabelRSError: A result cannot be written, or a source cannot go on; the results of what was under way are
+            written all the same where they can be.
+        DeviceError: An engine failed.
     """
     quiet_opencv()  # loading it is no part of the first image's latency
-    summary = Summary()
+    summaries, stop = [Summary() for _ in sources], stop or threading.Event()
     start = time.perf_counter()
     with ExitStack() as stack:
-        for sink in sinks:
+        for sink in (sink for group in sinks.values() for sink in group):
             stack.callback(sink.close)
-        for number, image in enumerate(images):
+        for source in sources:
+            stack.callback(source.close)
+        threads = _Threads(stack, stop)
+        taken = threads.reading(sources)
+        work = threads.between(prepared(taken, detectors), "prepare")
+        outputs = threads.between(inferred(work), "infer")
+        for one in threads.between(finished(outputs, with_pictures, progress), "finish"):
+            _write(one, sinks, summaries[one.taken.origin])
+            one.taken.release()
+    for summary, source in zip(summaries, sources, strict=True):
+        summary.num_dropped, summary.elapsed_s = source.dropped, time.perf_counter() - start
+    return summaries
+
+
+def _write(one: Found | Failed, sinks: Mapping[Sensor, Sequence[Sink]], summary: Summary) -> None:
+    if isinstance(one, Failed):
+        _LOGGER.warning("skipped %s", one.error)
+        summary.skip(one.error.cause)
+        return
+    for sink in sinks[one.taken.sensor]:
+        sink.write(one.result)
+    summary.add(one.result, 1e3 * (time.perf_counter() - one.taken.taken_s))
+    _LOGGER.info("%s: %d detections", one.result.source, len(one.result.detections))
+
+
+class _Threads:
+    """The threads of a run; at its end, however it comes, none is left.
+
+    Args:
+        stack: Ends them.
+        stop: Set at the end.
+    """
+
+    def __init__(self, stack: ExitStack, stop: threading.Event) -> None:
+        self._stack, self._stop = stack, stop
+
+    def between(self, items: Iterable[T], name: str) -> Lanes[T]:
+        """Run a generator in a thread; what it gives waits in a lane."""
+        lanes: Lanes[T] = Lanes(1, BETWEEN)
+
+        def work() -> None:
+            for item in items:
+                lanes.put(item)
+
+        self._start(work, lanes, 0, name)
+        return lanes
+
+    def reading(self, sources: Sequence[Source]) -> Lanes[Taken]:
+        """Run every source in a thread; what they give is taken in turns."""
+        lanes: Lanes[Taken] = Lanes(len(sources), max(UNDER_WAY.values()))
+        for lane, source in enumerate(sources):
+            self._start(partial(self._read, source, lanes, lane), lanes, lane, source.name)
+        return lanes
+
+    def _read(self, source: Source, lanes: Lanes[Taken], lane: int) -> None:
+        free = threading.Semaphore(UNDER_WAY[source.live])
+        captures = iter(source.captures(self._stop))
+        while _acquired(free, self._stop):
+            item = next(captures, None)
+            if item is None:
+                return
+            lanes.put(Taken(item, source.sensor, lane, time.perf_counter(), free.release), lane)
+
+    def _start(self, work: Callable[[], None], lanes: Lanes[T], lane: int, name: str) -> None:
+        def guarded() -> None:
+            error = None
             try:
-                result = _process(number, image, detector)
-            except ImageError as error:
-                _LOGGER.warning("skipped %s", error)
-                summary.skip(error.cause)
-                continue
-            for sink in sinks:
-                sink.write(result)
-            summary.add(result)
-            _LOGGER.info("%s: %d detections", image.path, len(result.detections))
-    summary.elapsed_s = time.perf_counter() - start
-    return summary
+                work()
+            except Abandoned:
+                pass
+            except BaseException as raised:  # carried to where the lane is read, maybe long after
+                _LOGGER.debug("%s ended: %s", name, raised)
+                error = raised
+            lanes.close(lane, error)
+
+        thread = threading.Thread(target=guarded, name=name, daemon=True)
+        self._stack.callback(thread.join)
+        self._stack.callback(lanes.abandon)
+        self._stack.callback(self._stop.set)
+        thread.start()
 
 
-def _process(number: int, image: ImageFile, detector: Detector) -> FrameResult:
-    watch = Stopwatch()
-    with watch.stage("read"):
-        frame = read_frame(image.path)
-    now = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
-    detections, pixels = detector.detect(frame, watch)
-    return FrameResult(
-        source=str(image.path),
-        name=image.name,
-        frame=number,
-        time=now,
-        detections=detections,
-        image=pixels,
-        engine=detector.engine.name,
-        precision=detector.engine.precision,
-        latency_ms=watch.elapsed_ms,
-    )
+def _acquired(free: threading.Semaphore, stop: threading.Event) -> bool:
+    """Wait until the source may give another image; False once the run is to stop."""
+    while not stop.is_set():
+        if free.acquire(timeout=0.05):
+            return True
+    return False

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import statistics
-from collections import Counter
+from collections import Counter, deque
 from dataclasses import dataclass, field
 
-from runtime.pipeline import STAGES, FrameResult
+from runtime.pipeline import FrameResult
+from runtime.stopwatch import STAGES
+
+TOTAL = "total"
+REMEMBERED = 10_000
+"""Images whose latencies are kept: a live source has no last one."""
 
 
 @dataclass
@@ -17,23 +22,27 @@ class Summary:
         num_images: Images processed.
         detections: Number of detections by class.
         skipped: Number of skipped images by cause.
-        latencies_ms: Milliseconds of every image by stage.
+        latencies_ms: Milliseconds of the last images by stage, and in all from when the source gave it to its result.
+        num_dropped: Frames of a live source that newer ones replaced.
         elapsed_s: Wall-clock seconds of the run.
     """
 
     num_images: int = 0
     detections: Counter[str] = field(default_factory=Counter)
     skipped: Counter[str] = field(default_factory=Counter)
-    latencies_ms: dict[str, list[float]] = field(default_factory=lambda: {stage: [] for stage in STAGES})
+    latencies_ms: dict[str, deque[float]] = field(
+        default_factory=lambda: {stage: deque(maxlen=REMEMBERED) for stage in (*STAGES, TOTAL)}
+    )
+    num_dropped: int = 0
     elapsed_s: float = 0.0
 
-    def add(self, result: FrameResult) -> None:
-        """Count one processed image."""
+    def add(self, result: FrameResult, total_ms: float) -> None:
+        """Count one processed image that took so long in all."""
         self.num_images += 1
         found = result.detections
         self.detections.update(found.classes[label] for label in found.labels)
         for stage, values in self.latencies_ms.items():
-            values.append(result.latency_ms[stage])
+            values.append(total_ms if stage == TOTAL else result.latency_ms[stage])
 
     def skip(self, cause: str) -> None:
         """Count one image that could not be used."""
@@ -49,6 +58,8 @@ class Summary:
             parts.append(f"median ms: {', '.join(medians)}")
         if self.skipped:
             parts.append(f"{sum(self.skipped.values())} skipped{_listed(self.skipped)}")
+        if self.num_dropped:
+            parts.append(f"{self.num_dropped} dropped")
         return " | ".join(parts)
 
 

@@ -31,13 +31,14 @@ def _verify(argv: list[str]) -> int:
     _say(f"bundle   {bundle.manifest.name} for {bundle.manifest.target}, {bundle.digest[:16]}")
     _say(f"files    ok: {len(bundle.manifest.files)} match their SHA-256")
     passed = True
-    for sensor, entry in bundle.manifest.sensors.items():
+    for sensor in bundle.manifest.sensors:
         engine = open_engine(bundle, sensor, given.engine, given.threads)
+        _say(f"engine   {sensor}: {engine.name}, {engine.reason}")
         selftest = read_selftest(bundle, sensor)
         result = run_selftest(engine, selftest)
         passed &= result.passed
         _say(
-            f"selftest {'ok' if result.passed else 'FAILED'}: {sensor} ({engine.name}, {entry.precision}): "
+            f"selftest {'ok' if result.passed else 'FAILED'}: {sensor} ({engine.name}, {engine.precision}): "
             f"{result.num_expected - result.num_missed} of {result.num_expected} candidates found, scores differ by "
             f"{result.score_difference:.2g} (limit {selftest.score_tolerance:.2g}), boxes by "
             f"{result.box_difference_px:.2g} px (limit {selftest.box_tolerance_px:.2g})"

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-GROUND_ONLY = {"torch", "torchvision", "transformers", "timm", "accelerate", "matplotlib", "train", "compress"}
+GROUND_ONLY = {"torch", "torchvision", "transformers", "timm", "accelerate", "matplotlib", "onnx", "train", "compress"}
 LOADED_WHEN_USED = {"cv2", "onnxruntime", "rasterio"}
+ENGINES = {"onnxruntime", "tensorrt", "tensorrt_rtx", "pycuda"}
 _LOAD_ALL = """
 import importlib, json, pkgutil, sys
 package = importlib.import_module(sys.argv[1])
@@ -34,6 +35,11 @@ def _load_all(package: str, folder: Path) -> tuple[list[str], set[str]]:
 def test_what_flies_never_loads_the_training_stack(package: str, repository: Path) -> None:
     names, loaded = _load_all(package, repository)
     assert len(names) > 3 and not loaded & GROUND_ONLY
+
+
+def test_the_runtime_loads_an_engine_only_when_one_is_opened(repository: Path) -> None:
+    _, loaded = _load_all("runtime", repository)
+    assert not loaded & ENGINES
 
 
 def test_the_vocabulary_loads_heavy_libraries_only_when_used(repository: Path) -> None:

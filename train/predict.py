@@ -16,8 +16,9 @@ from babelrs.errors import BabelRSError
 from babelrs.images import read_frame
 from babelrs.postprocess import detections_from_outputs
 from babelrs.radiometry import RadiometryProfile, to_uint8
+from babelrs.seams import merge_tiles
 from babelrs.sensors import Sensor
-from babelrs.tiling import Tile, cut_tile, merge_tiles, plan_tiles
+from babelrs.tiling import Tile, cut_tile, plan_tiles
 from train.data.read_ahead import ahead
 from train.models.detector import Detector, SensorDetector
 

@@ -1,7 +1,8 @@
-"""Runs a graph with ONNX Runtime on the CPU."""
+"""Runs a graph with ONNX Runtime, on the GPU where its build has a provider that starts, else on the CPU."""
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,14 @@ from babelrs.manifest import SensorEntry
 from runtime.engines import Outputs
 
 OUTPUT_NAMES = ("boxes", "scores", "labels")
+PROVIDERS = {
+    "CUDAExecutionProvider": "on the GPU by its CUDA provider",
+    # after CUDA: it builds engines of its own at every start, for minutes, that nobody has checked
+    "TensorrtExecutionProvider": "on the GPU by its TensorRT provider",
+    "CPUExecutionProvider": "on the CPU",
+}
+"""Providers in the order they are tried, and how they are spoken of."""
+_LOGGER = logging.getLogger(__name__)
 
 
 class OnnxRuntimeEngine:
@@ -31,21 +40,9 @@ class OnnxRuntimeEngine:
     name = "onnxruntime"
 
     def __init__(self, folder: Path, entry: SensorEntry, threads: int = 0) -> None:
-        import onnxruntime
-
         self.precision = entry.precision
         self._path = folder / entry.graph
-        options = onnxruntime.SessionOptions()
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
-        options.intra_op_num_threads = threads
-        options.log_severity_level = 3  # errors only; they are raised as well
-        try:
-            self._session: Any = onnxruntime.InferenceSession(
-                str(self._path), options, providers=["CPUExecutionProvider"]
-            )
-        except Exception as error:  # ONNX Runtime's own exception types have no public base class
-            what = f"{self._path}: ONNX Runtime cannot load the graph ({_first_line(error)})."
-            raise DeviceError(what, "Check the bundle with babelrs-verify, and the free memory.") from error
+        self._session, self.reason = _start(self._path, threads)
         self._check_signature(entry)
 
     def _check_signature(self, entry: SensorEntry) -> None:
@@ -64,10 +61,41 @@ class OnnxRuntimeEngine:
         """Run a batch; see :class:`runtime.engines.Engine`."""
         try:
             boxes, scores, labels = self._session.run(list(OUTPUT_NAMES), {self._input: pixels})
-        except Exception as error:  # as above
+        except Exception as error:  # ONNX Runtime's own exception types have no public base class
             what = f"{self._path}: ONNX Runtime failed on a batch of {pixels.shape} ({_first_line(error)})."
             raise DeviceError(what, "Try a smaller --batch; check the device's memory.") from error
         return boxes, scores, labels
+
+
+def _start(path: Path, threads: int) -> tuple[Any, str]:
+    """A session by the first provider that starts, and why it was that one.
+
+    Raises:
+        DeviceError: Not even the CPU can load the graph.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3  # errors only; they are raised as well
+    listed = onnxruntime.get_available_providers()
+    for provider in (name for name in PROVIDERS if name in listed and name != "CPUExecutionProvider"):
+        try:
+            session = onnxruntime.InferenceSession(str(path), options, providers=[provider, "CPUExecutionProvider"])
+        except Exception as error:  # as above
+            fault = _first_line(error)
+        else:
+            if session.get_providers()[0] == provider:  # a provider whose libraries are missing is left out silently
+                return session, PROVIDERS[provider]
+            fault = "its libraries do not load"
+        _LOGGER.warning("ONNX Runtime's %s does not start (%s); going on without it", provider, fault)
+    try:
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # as above
+        what = f"{path}: ONNX Runtime cannot load the graph ({_first_line(error)})."
+        raise DeviceError(what, "Check the bundle with babelrs-verify, and the free memory.") from error
+    return session, PROVIDERS["CPUExecutionProvider"]
 
 
 def _first_line(error: Exception) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -72,9 +73,18 @@ def annotate(result: FrameResult) -> Image:
     """The image the model saw, in colour, with the detections drawn.
 
     Returns:
-        ``(s H, s W, 3)`` uint8 in OpenCV's blue, green, red order; ``s`` from :func:`display_scale`.
+        ``(s H, s W, 3)`` uint8 in OpenCV's blue, green, red order, ``H`` and ``W`` of the result's image and ``s`` from
+        :func:`display_scale`.
+
+    Raises:
+        BabelRSError: The result has no image.
     """
-    return draw(result.image, result.detections, display_scale(result.width, result.height))
+    image = result.image
+    if image is None:
+        raise BabelRSError(f"{result.source}: no image was kept to draw on.", "Leave out --save-images.")
+    shrunk = np.array([image.shape[1] / result.width, image.shape[0] / result.height], np.float32)
+    found = replace(result.detections, boxes=result.detections.boxes * [*shrunk, shrunk[0], shrunk[0], 1])
+    return draw(image, found, display_scale(image.shape[1], image.shape[0]))
 
 
 def draw(image: Image, found: Detections, scale: float, captions: bool = True) -> Image:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import errno
 import json
 from pathlib import Path
 from typing import Any
 
 from babelrs.boxes import to_corners
 from runtime.pipeline import FrameResult
-from runtime.sinks import unwritable
+from runtime.sinks.appending import AppendedFile
+from runtime.sinks.geojson import DECIMALS
 
 SCHEMA = "babelrs.detections/1"
 
@@ -25,26 +25,15 @@ class JsonLinesSink:
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
-        try:
-            self._stream = path.open("wb", buffering=0)
-        except OSError as error:
-            raise unwritable(path, error) from None
+        self._file = AppendedFile(path)
 
     def write(self, result: FrameResult) -> None:
         """Append one line; where the disk takes only a part of it, none of it stays."""
-        line = (json.dumps(frame_record(result), ensure_ascii=False, allow_nan=False) + "\n").encode()
-        start = self._stream.tell()
-        try:
-            if self._stream.write(line) != len(line):
-                raise OSError(errno.ENOSPC, "no space for the whole line")
-        except OSError as error:
-            self._stream.truncate(start)
-            raise unwritable(self._path, error) from None
+        self._file.append((json.dumps(frame_record(result), ensure_ascii=False, allow_nan=False) + "\n").encode())
 
     def close(self) -> None:
         """Close the file."""
-        self._stream.close()
+        self._file.close()
 
 
 def frame_record(result: FrameResult) -> dict[str, Any]:
@@ -65,9 +54,12 @@ def frame_record(result: FrameResult) -> dict[str, Any]:
 
 
 def detection_records(result: FrameResult) -> list[dict[str, Any]]:
-    """The frame's detections as plain values; coordinates to a thousandth of a pixel, angles to 1e-6 rad."""
+    """The frame's detections as plain values; coordinates to a thousandth of a pixel, angles to 1e-6 rad.
+
+    ``lonlat``, longitude and latitude of the corners to 1e-7 degrees, where they are known.
+    """
     found = result.detections
-    return [
+    records: list[dict[str, Any]] = [
         {
             "label": found.classes[label],
             "score": round(float(score), 6),
@@ -78,3 +70,8 @@ def detection_records(result: FrameResult) -> list[dict[str, Any]]:
             found.boxes, found.scores, found.labels, to_corners(found.boxes), strict=True
         )
     ]
+    if result.places is not None:
+        for record, corners, known in zip(records, result.places.lonlat, result.places.known, strict=True):
+            if known:
+                record["lonlat"] = [[round(float(value), DECIMALS) for value in corner] for corner in corners]
+    return records

@@ -1,15 +1,23 @@
-"""Finds the image files that names, folders and glob patterns on a command line mean."""
+"""Image files: which ones names, folders and glob patterns on a command line mean, read in order and without loss."""
 
 from __future__ import annotations
 
 import glob
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import ClassVar
 
 from babelrs.errors import BabelRSError, collected
-from babelrs.images import IMAGE_SUFFIXES
+from babelrs.images import IMAGE_SUFFIXES, ImageError, read_frame
+from babelrs.sensors import Sensor
+from runtime.raster import FrameRaster, Raster
+from runtime.sources import Capture, Unusable
+from runtime.sources.clock import Clock, utc_text
+
+OpenRaster = Callable[[Path], Raster]
 
 _REMEDY = "Name image files, folders of images, or glob patterns."
 
@@ -25,6 +33,75 @@ class ImageFile:
 
     path: Path
     name: str
+
+
+def whole_frame(path: Path) -> Raster:
+    """Read all of an image file into memory.
+
+    Raises:
+        ImageError: It cannot be read.
+    """
+    return FrameRaster(read_frame(path))
+
+
+@dataclass(frozen=True)
+class FileSource:
+    """Image files, one after the other; one that cannot be used does not end it.
+
+    Attributes:
+        name: As the command line called it.
+        sensor: What took the images.
+        images: The files, in the order in which they are read.
+        open_raster: Opens a file; raises :class:`ImageError`.
+        clock: Tells the time.
+    """
+
+    name: str
+    sensor: Sensor
+    images: Sequence[ImageFile]
+    open_raster: OpenRaster = whole_frame
+    clock: Clock = field(default_factory=Clock)
+    live: ClassVar[bool] = False
+    dropped: ClassVar[int] = 0
+
+    def captures(self, stop: threading.Event) -> Iterator[Capture | Unusable]:
+        """See :meth:`Source.captures`."""
+        for sequence, image in enumerate(self.images):
+            if stop.is_set():
+                return
+            yield read_capture(image, self.sensor, sequence, self.open_raster, self.clock)
+
+    def close(self) -> None:
+        """Nothing is open between images."""
+
+
+def joined(sources: Sequence[FileSource]) -> FileSource:
+    """The images of several sources of one sensor, one after the other, each file once."""
+    images = {image.path.resolve(): image for source in reversed(sources) for image in reversed(source.images)}
+    return replace(
+        sources[0], name=", ".join(source.name for source in sources), images=list(reversed(images.values()))
+    )
+
+
+def read_capture(
+    image: ImageFile, sensor: Sensor, sequence: int, open_raster: OpenRaster, clock: Clock
+) -> Capture | Unusable:
+    """Open one image file.
+
+    Args:
+        image: The file, and what files about it are called.
+        sensor: What took it.
+        sequence: Its number in its source.
+        open_raster: Opens it.
+        clock: Tells the time.
+    """
+    start = clock.monotonic()
+    try:
+        raster = open_raster(image.path)
+    except ImageError as error:
+        return Unusable(str(image.path), error, sequence)
+    time = utc_text(clock.now())
+    return Capture(raster, str(image.path), image.name, sensor, sequence, time, clock.ms_since(start))
 
 
 def find_images(sources: Sequence[str]) -> list[ImageFile]:

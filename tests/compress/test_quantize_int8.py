@@ -11,11 +11,14 @@ from typing import Any
 import pytest
 
 import compress.quantize
-from babelrs.bundle import open_bundle, verify_files
+from babelrs.bundle import open_bundle, read_selftest, verify_files
 from babelrs.errors import run_command
 from babelrs.sensors import Sensor
 from compress.quantize import main
 from compress.report.record import Report
+from runtime.engines.candidates import candidates
+from runtime.engines.onnxruntime import OnnxRuntimeEngine
+from runtime.selftest import run_selftest
 from runtime.verify import main as verify
 from tests.train.builders import CLASSES, random_detector, save_tiny, tiny_model
 from train.checkpoint import load_checkpoint
@@ -42,6 +45,19 @@ def test_the_bundle_verifies_and_holds_its_report(bundle: Path) -> None:
     assert opened.manifest.target == "jetson-orin"
     assert {entry.precision for entry in opened.manifest.sensors.values()} == {"int8"}
     assert sorted(path.name for path in bundle.parent.iterdir()) == ["b"]  # nothing of the search is left
+
+
+@pytest.mark.parametrize("sensor", list(Sensor))
+def test_the_bundle_gives_float16_as_well_and_that_passes_the_self_test(
+    bundle: Path, tmp_path: Path, sensor: Sensor
+) -> None:
+    opened = open_bundle(bundle)
+    offered = {each.precision: each.model for each in candidates(opened, sensor, plugin=False)}
+    assert set(offered) == {"int8", "fp16"}
+    shutil.copy(bundle / "weights.bin", tmp_path)
+    entry = opened.manifest.entry(sensor)
+    (tmp_path / entry.graph).write_bytes(offered["fp16"]())
+    assert run_selftest(OnnxRuntimeEngine(tmp_path, entry, 1), read_selftest(opened, sensor)).passed
 
 
 def test_the_manifest_names_every_calibration_image(bundle: Path, drawn: Path) -> None:

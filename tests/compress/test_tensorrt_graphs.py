@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from compress.parts import is_head
 from compress.ranges import SensorRanges, choose
 from compress.selftests import entry_of
 from compress.tensorrt_graphs import TensorRTCompressor
+from runtime.engines.onnx_edit import without_quantization
 from runtime.engines.onnxruntime import OnnxRuntimeEngine
 from runtime.pipeline import Detector, Stopwatch
 from tests.compress.tiny_data import calibration_images
@@ -159,6 +161,17 @@ def test_tensorrt_builds_every_graph_with_int8_layers(
     # the first convolution's three input channels are padded to four; equal weights may be stored once
     assert len(sizes) >= 0.8 * len(wanted), (sizes, wanted)
     assert len(set(wanted) - set(sizes)) <= 1
+
+
+def test_the_float16_form_that_a_device_makes_of_an_int8_graph_builds_without_int8(
+    mixed: Model, tmp_path: Path
+) -> None:
+    shutil.copy(mixed[2] / "weights.bin", tmp_path)
+    stored = (mixed[2] / "model.sar.onnx").read_bytes()
+    (tmp_path / "half.onnx").write_bytes(without_quantization(stored, mixed[2]))
+    onnx.checker.check_model(str(tmp_path / "half.onnx"), full_check=True)
+    engine, types = build_engine(tmp_path / "half.onnx")
+    assert types == {"boxes": "FLOAT", "scores": "FLOAT", "labels": "INT32"} and not int8_constants(engine)
 
 
 def test_without_int8_parts_no_weight_is_int8(tmp_path: Path) -> None:

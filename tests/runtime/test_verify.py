@@ -35,8 +35,17 @@ def test_a_sound_bundle_passes_every_check(toy_bundle: Bundle) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
     assert lines[1] == "files    ok: 7 match their SHA-256"
-    assert [line.split()[2] for line in lines[2:]] == ["ir", "rgb", "sar"]
-    assert all(line.startswith("selftest ok") for line in lines[2:])
+    assert [line.split()[2] for line in lines if line.startswith("selftest ok")] == ["ir", "rgb", "sar"]
+    engines = [line for line in lines if line.startswith("engine ")]
+    assert len(engines) == 3 and len(lines) == 8 and "ir: onnxruntime, on the CPU" in engines[0]
+
+
+def test_an_engine_that_was_not_built_is_exit_3_with_the_command_that_builds_it(
+    toy_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BABELRS_CACHE", str(tmp_path))
+    done = babelrs_verify(toy_bundle.folder, "--engine", "tensorrt")
+    assert done.returncode == 3 and f"babelrs-build {toy_bundle.folder}" in done.stderr
 
 
 def test_a_missed_tolerance_is_exit_1_and_the_other_sensors_are_still_checked(copy: Bundle) -> None:

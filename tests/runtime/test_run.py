@@ -1,0 +1,334 @@
+"""Sources, stages and sinks in their threads: nothing is lost, repeated or out of order, and every thread ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from babelrs.errors import BabelRSError, DeviceError
+from babelrs.images import Frame, ImageError
+from babelrs.manifest import SensorEntry
+from babelrs.radiometry import DEFAULT_PROFILES
+from babelrs.sensors import Sensor
+from runtime.engines import Outputs
+from runtime.pipeline import Detector, FrameResult, Stopwatch
+from runtime.raster import FrameRaster
+from runtime.run import UNDER_WAY, run_sources
+from runtime.sources import Capture, Unusable
+from tests.runtime.dots import dots_image, write_dots
+
+
+def entry(sensor: Sensor) -> SensorEntry:
+    return SensorEntry(
+        classes=("dot",), profile=DEFAULT_PROFILES[sensor], graph="g.onnx", selftest="s.npz", input_height=64,
+        input_width=64, channels=sensor.num_channels, max_detections=8, score_threshold=0.3, nms_iou=0.3,
+        tile_overlap=0.2, precision="fp32",
+    )  # fmt: skip
+
+
+@dataclass
+class BrightestPixel:
+    """An engine that boxes the brightest pixel of every tile.
+
+    Attributes:
+        breaks_at: The batch that fails.
+        pause_s: How long a batch takes.
+    """
+
+    breaks_at: int = -1
+    pause_s: float = 0.0
+    name: str = "fake"
+    precision: str = "fp32"
+    reason: str = "a test"
+    batches: int = 0
+
+    def infer(self, pixels: np.ndarray) -> Outputs:
+        if self.batches == self.breaks_at:
+            raise DeviceError("The engine failed.", "Try another.")
+        self.batches += 1
+        time.sleep(self.pause_s)
+        flat = pixels.max(axis=3).reshape(len(pixels), -1)
+        best = flat.argmax(axis=1)
+        boxes = np.zeros((len(pixels), 1, 5), np.float32)
+        boxes[:, 0, 0], boxes[:, 0, 1] = best % pixels.shape[2] + 0.5, best // pixels.shape[2] + 0.5
+        boxes[:, 0, 2:4] = 6, 4
+        scores = np.take_along_axis(flat, best[:, None], 1).astype(np.float32) / 255
+        return boxes, scores, np.zeros((len(pixels), 1), np.int32)
+
+
+def detector(sensor: Sensor = Sensor.IR, **engine: float) -> Detector:
+    return Detector(BrightestPixel(**engine), entry(sensor), sensor, 0.3, 2)  # type: ignore[arg-type]
+
+
+@dataclass
+class ListedSource:
+    """Gives frames, or raises what stands among them; a live one goes on without end.
+
+    Attributes:
+        frames: Images; ``None`` is one that cannot be used.
+        given: How many were asked for.
+    """
+
+    frames: list[Frame | BabelRSError | None]
+    sensor: Sensor = Sensor.IR
+    live: bool = False
+    name: str = "listed"
+    dropped: int = 0
+    given: int = 0
+    is_closed: bool = False
+    rasters: list[TrackedRaster] = field(default_factory=list)
+
+    def captures(self, stop: threading.Event) -> Iterator[Capture | Unusable]:
+        while not stop.is_set():
+            if self.given >= len(self.frames) and not self.live:
+                return
+            frame, number = self.frames[self.given % len(self.frames)], self.given
+            self.given += 1
+            if isinstance(frame, BabelRSError):
+                raise frame
+            if frame is None:
+                yield Unusable("bad", ImageError("broken", "bad", "broken.", "Mend it."), number)
+                continue
+            self.rasters.append(TrackedRaster(frame))
+            yield Capture(self.rasters[-1], f"{self.name}-{number}", f"n{number}", self.sensor, number, "now", 1.0)
+
+    def close(self) -> None:
+        assert not self.is_closed
+        self.is_closed = True
+
+
+class TrackedRaster(FrameRaster):
+    """A frame that knows whether it was closed."""
+
+    is_closed = False
+
+    def close(self) -> None:
+        assert not self.is_closed, "closed twice"
+        object.__setattr__(self, "is_closed", True)
+
+
+@dataclass
+class ListSink:
+    """Keeps results; calls ``then`` after each."""
+
+    then: Callable[[list[FrameResult]], None] = lambda results: None
+    results: list[FrameResult] = field(default_factory=list)
+    closed: int = 0
+
+    def write(self, result: FrameResult) -> None:
+        self.results.append(result)
+        self.then(self.results)
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+@pytest.fixture(autouse=True)
+def no_thread_is_left() -> Iterator[None]:
+    before = set(threading.enumerate())
+    yield
+    assert not [thread for thread in threading.enumerate() if thread not in before and thread.is_alive()]
+
+
+def frames(count: int, seed: int = 0) -> list[Frame | BabelRSError | None]:
+    """Images of one to nine tiles."""
+    rng = np.random.default_rng(seed)
+    sides = rng.integers(40, 160, (count, 2))
+    return [
+        Frame(dots_image(int(w), int(h), [(int(rng.integers(w)), int(rng.integers(h)), int(rng.integers(120, 255)))]))
+        for w, h in sides
+    ]
+
+
+def test_every_image_has_the_result_of_looking_at_it_alone_and_in_order() -> None:
+    source, sink = ListedSource(frames(25)), ListSink()
+    (summary,) = run_sources([source], {Sensor.IR: detector()}, {Sensor.IR: [sink]})
+    assert [result.frame for result in sink.results] == list(range(25)) and summary.num_images == 25
+    for frame, result in zip(source.frames, sink.results, strict=True):
+        assert isinstance(frame, Frame)
+        found, image = detector().detect(frame, Stopwatch())
+        assert np.array_equal(result.detections.boxes, found.boxes) and len(found)
+        assert np.array_equal(result.detections.scores, found.scores)
+        assert result.image is not None and np.array_equal(result.image, image)
+        assert result.latency_ms["read"] >= 1.0
+    assert source.is_closed and sink.closed == 1 and all(raster.is_closed for raster in source.rasters)
+
+
+def test_images_that_cannot_be_used_are_counted_and_keep_their_numbers(caplog: pytest.LogCaptureFixture) -> None:
+    listed = frames(6)
+    listed[2] = None
+    listed[4] = Frame(np.zeros((20, 20, 2), np.uint8))  # two bands fit no sensor
+    source, sink = ListedSource(listed), ListSink()
+    (summary,) = run_sources([source], {Sensor.IR: detector()}, {Sensor.IR: [sink]})
+    assert [result.frame for result in sink.results] == [0, 1, 3, 5]
+    assert summary.num_images == 4 and dict(summary.skipped) == {"broken": 1, "band count": 1}
+    assert len([record for record in caplog.records if "skipped" in record.message]) == 2
+    assert all(raster.is_closed for raster in source.rasters)
+
+
+@pytest.mark.parametrize("live", [True, False])
+def test_no_source_runs_further_ahead_than_it_may(live: bool) -> None:
+    source = ListedSource(frames(30), live=live)
+    ahead: list[int] = []
+    stop = threading.Event()
+
+    def look(results: list[FrameResult]) -> None:
+        time.sleep(0.01)  # time enough for the source to run away
+        ahead.append(source.given - len(results) + 1)
+        if len(results) == 30:
+            stop.set()
+
+    run_sources([source], {Sensor.IR: detector()}, {Sensor.IR: [ListSink(look)]}, stop)
+    assert max(ahead) <= UNDER_WAY[live]
+
+
+def test_two_sensors_share_the_engines_and_neither_starves() -> None:
+    stop = threading.Event()
+    fast = ListedSource(frames(5), live=True, name="fast")
+    slow = ListedSource(frames(12), Sensor.SAR, name="slow")
+    written: list[str] = []
+
+    def note(results: list[FrameResult]) -> None:
+        written.append(results[-1].sensor)
+        if results[-1].sensor is Sensor.SAR and len(results) == 12:
+            stop.set()
+
+    detectors = {Sensor.IR: detector(pause_s=0.002), Sensor.SAR: detector(Sensor.SAR, pause_s=0.002)}
+    summaries = run_sources([fast, slow], detectors, {Sensor.IR: [ListSink(note)], Sensor.SAR: [ListSink(note)]}, stop)
+    assert [summary.num_images for summary in summaries][1] == 12 and summaries[0].num_images >= 6
+    last = len(written) - written[::-1].index("sar")
+    gaps = [written[:last][start : start + 8].count("sar") for start in range(0, last - 8)]
+    assert min(gaps) >= 1  # while it lasts, none waits for more than a few of the other
+    assert all(len(summary.latencies_ms["total"]) == summary.num_images for summary in summaries)
+
+
+def test_what_was_accepted_when_the_run_is_stopped_is_written() -> None:
+    stop = threading.Event()
+    source = ListedSource(frames(5), live=True)
+    sink = ListSink(lambda results: stop.set() if len(results) == 7 else None)
+    run_sources([source], {Sensor.IR: detector()}, {Sensor.IR: [sink]}, stop)
+    assert [result.frame for result in sink.results] == list(range(source.given)) and source.given >= 7
+
+
+def test_a_sink_that_fails_ends_the_run_and_closes_everything() -> None:
+    def full(results: list[FrameResult]) -> None:
+        if len(results) == 3:
+            raise BabelRSError("No space left.", "Free some.")
+
+    source, sink, other = ListedSource(frames(5), live=True), ListSink(full), ListSink()
+    with pytest.raises(BabelRSError, match="No space left"):
+        run_sources([source], {Sensor.IR: detector()}, {Sensor.IR: [sink, other]})
+    assert source.is_closed and (sink.closed, other.closed) == (1, 1)
+
+
+def test_results_before_a_source_that_cannot_go_on_are_written_and_the_error_is_raised() -> None:
+    broken = ListedSource([*frames(4), BabelRSError("The folder is gone.", "Bring it back.")])
+    whole = ListedSource(frames(9), Sensor.SAR)
+    sinks = {Sensor.IR: [ListSink()], Sensor.SAR: [ListSink()]}
+    with pytest.raises(BabelRSError, match="The folder is gone"):
+        run_sources([broken, whole], {Sensor.IR: detector(), Sensor.SAR: detector(Sensor.SAR)}, sinks)
+    assert len(sinks[Sensor.IR][0].results) == 4 and len(sinks[Sensor.SAR][0].results) == 9
+
+
+def test_results_before_an_engine_that_fails_are_written_and_the_error_is_raised() -> None:
+    small: list[Frame | BabelRSError | None] = [Frame(dots_image(40, 40, [(5, 5, 200)])) for _ in range(9)]
+    source, sink = ListedSource(small), ListSink()
+    with pytest.raises(DeviceError, match="The engine failed"):
+        run_sources([source], {Sensor.IR: detector(breaks_at=5)}, {Sensor.IR: [sink]})
+    assert [result.frame for result in sink.results] == [0, 1, 2, 3, 4] and source.is_closed
+
+
+def test_a_scene_that_breaks_in_the_middle_has_no_result_and_the_next_image_has(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from runtime import scene
+
+    class Torn(TrackedRaster):
+        def read(self, x: int, y: int, width: int, height: int) -> Frame:
+            if y > 100:
+                raise ImageError("damaged", "torn", "torn.", "Fetch it again.")
+            return super().read(x, y, width, height)
+
+    monkeypatch.setattr(scene, "EXACT_PX", 0)
+    source, sink = ListedSource(frames(3)), ListSink()
+    original = source.captures
+
+    def captures(stop: threading.Event) -> Iterator[Capture | Unusable]:
+        yield Capture(Torn(Frame(np.full((400, 400), 9, np.uint8))), "torn", "t", Sensor.IR, 0, "now", 0.0)
+        yield from original(stop)
+
+    source.captures = captures  # type: ignore[method-assign]
+    (summary,) = run_sources([source], {Sensor.IR: detector()}, {Sensor.IR: [sink]}, with_pictures=True)
+    assert dict(summary.skipped) == {"damaged": 1} and [result.frame for result in sink.results] == [1, 2, 3]
+    assert all(result.image is not None for result in sink.results)  # asked for, though no image is held
+
+
+def babelrs_run(*arguments: str, **options: object) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "runtime.cli", *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)  # type: ignore[call-overload, no-any-return]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_a_live_run_with_everything_written(number: signal.Signals, tmp_path: Path) -> None:
+    spool, out = tmp_path / "spool", tmp_path / "out"
+    spool.mkdir()
+    for count in range(3):
+        write_dots(spool / f"{count}.png", 80, 60, [(20, 20, 250)])
+    running = babelrs_run("--sensor", "ir", f"spool:{spool}", "--out", str(out), "--format", "jsonl,geojson,csv")
+    lines = out / "detections.ir.jsonl"
+    deadline = time.monotonic() + 60
+    while (not lines.exists() or len(lines.read_text().splitlines()) < 3) and time.monotonic() < deadline:
+        assert running.poll() is None, running.communicate()
+        time.sleep(0.05)
+    running.send_signal(number)
+    output, errors = running.communicate(timeout=30)
+    assert running.returncode == 0 and "3 images" in output and "stopping" in errors
+    assert [json.loads(line)["frame"] for line in lines.read_text().splitlines()] == [0, 1, 2]
+    assert json.loads((out / "detections.ir.geojson").read_text())["features"] == []
+
+
+def test_several_sources_each_with_its_sensor(tmp_path: Path) -> None:
+    for sensor in ("ir", "sar"):
+        for count in range(3):
+            write_dots(tmp_path / sensor / f"{count}.png", 80, 60, [(20, 20, 250)])
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    sources = [f"--source={sensor}={tmp_path / sensor}" for sensor in ("ir", "sar")]
+    running = babelrs_run(*sources, "--out", str(tmp_path / "out"), env=environment)
+    output, errors = running.communicate(timeout=60)
+    assert running.returncode == 0, errors
+    assert sum("3 images" in line for line in output.splitlines()) == 2
+    for sensor in ("ir", "sar"):
+        records = (tmp_path / "out" / f"detections.{sensor}.jsonl").read_text().splitlines()
+        assert [json.loads(record)["sensor"] for record in records] == [sensor] * 3
+
+
+WRONG = {
+    "no source": ([], "No source was named"),
+    "no sensor": (["nowhere.png"], "Give --sensor"),
+    "several that are not there": (
+        ["--sensor", "ir", "a.png", "--source", "sar=b.png"],
+        "These sources cannot be opened",
+    ),
+    "an unknown kind": (["--sensor", "ir", "gopher://host/x"], "no source of this kind"),
+    "another sensor": (["--source", "radar=spool:x"], "radar"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_wrong_sources_are_named_and_nothing_is_written(name: str, tmp_path: Path) -> None:
+    arguments, said = WRONG[name]
+    running = babelrs_run(*arguments, "--out", str(tmp_path / "out"))
+    output, errors = running.communicate(timeout=60)
+    assert running.returncode == 2 and said in errors and "Traceback" not in errors and not output
+    assert not list(tmp_path.iterdir())
