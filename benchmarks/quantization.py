@@ -27,6 +27,8 @@ from train.cli import load_config, start_logging
 
 SCHEMA = "babelrs.quantization-experiment/1"
 REPORT = "report.json"
+ROWS = ("float16", "naive", "pooled", "per-sensor")
+"""Beside float32 and mixed; float16 also where the target does not compute in it."""
 
 
 class QuantizationConfig(BaseModel):
@@ -54,7 +56,8 @@ def run_arm(config: QuantizationConfig, arm: Arm) -> Record:
             call(
                 out.with_name(f"{out.name}.log"), "compress.quantize", "--checkpoint", config.checkpoint, "--out", out,
                 "--target", arm.name, "--data.root", config.data, "--calibration.seed", arm.seed,
-                "--calibration.images_per_sensor", config.images, *options(config.more),
+                "--calibration.images_per_sensor", config.images, "--rows", *ROWS, "--threads", 1,
+                *options(config.more),
             )  # fmt: skip
         except BabelRSError:
             if not (missed / REPORT).exists():

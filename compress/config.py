@@ -57,8 +57,8 @@ class QuantizeConfig(_Section):
         description="compute LayerNorm and softmax of float16 graphs in float32, where an engine overflows",
     )
     max_hmap_drop: float = Field(0.5, ge=0, description="H-mAP that may be lost against float32, points")
-    rows: tuple[RowChoice, ...] = Field(
-        ("float16", "naive", "pooled", "per-sensor"), description="further ways to quantize, measured for the report"
+    rows: tuple[RowChoice, ...] | None = Field(
+        None, description="further ways to quantize, measured for the report (none: all that the target computes in)"
     )
     probe_images: int = Field(8, ge=1, description="calibration images of each sensor that outputs are compared on")
     parity_images: int = Field(

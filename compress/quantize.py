@@ -22,7 +22,7 @@ from babelrs.manifest import Manifest
 from babelrs.sensors import Sensor
 from compress.calibration import CalibrationSet, read_calibration
 from compress.compressor import Compressor
-from compress.config import QuantizeConfig
+from compress.config import QuantizeConfig, RowChoice
 from compress.float_graphs import write_float_graphs
 from compress.measure import measure
 from compress.parity import Parity, compare
@@ -102,10 +102,17 @@ def search(
         "measured": {sensor.value: [sample.name for sample in group] for sensor, group in samples.items()},
     }
     float_heads = target.kind == "tensorrt"
-    plan = SearchPlan(config.scales, config.calibrators, config.max_hmap_drop, config.rows, float_heads)
+    rows = rows_for(target) if config.rows is None else config.rows
+    plan = SearchPlan(config.scales, config.calibrators, config.max_hmap_drop, rows, float_heads)
     steps = Steps(_aside(config.out, "search" if exact is None else "search-trained"), decides)
     with SearchTable(config.max_hmap_drop, log) as table:
         return Search(compressor, images, samples, plan, steps, table).run(exact)
+
+
+def rows_for(target: Target) -> tuple[RowChoice, ...]:
+    """The ways to quantize that a report compares: float16 only where the target computes in it."""
+    always: tuple[RowChoice, ...] = ("naive", "pooled", "per-sensor")
+    return ("float16", *always) if "fp16" in target.precisions else always
 
 
 def retrained(

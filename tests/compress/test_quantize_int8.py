@@ -231,5 +231,12 @@ def test_a_bundle_for_cpus_is_made_and_measured_by_the_same_command(trained: Pat
     assert verify([str(tmp_path / "b"), "--threads", "1"]) == 0
     report = Report.from_dict(json.loads((tmp_path / "b/report.json").read_text()))
     assert {row.measured_by for row in report.rows} == {"onnxruntime"}
+    assert [row.name for row in report.rows] == [
+        "float32",
+        "naive",
+        "pooled",
+        "per-sensor",
+        "mixed",
+    ]  # no float16 there
     assert {part.name: part.precision for part in report.parts}["stem 1"] == "int8"
     assert {part.precision for part in report.parts} <= {"int8", "fp32"}
