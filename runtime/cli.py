@@ -89,8 +89,10 @@ def _report(
     if options.log_level != "ERROR":
         for source, summary in zip(sources, summaries, strict=True):
             what = f"{source.sensor}" if len(sources) == 1 else f"{source.sensor} {source.name}"
-            engine = detectors[source.sensor].engine
-            sys.stdout.write(f"{what}: {summary.line()} | {engine.name} {engine.precision} -> {options.out}\n")
+            sys.stdout.write(f"{what}: {summary.line()} -> {options.out}\n")
+        for sensor, detector in detectors.items():
+            engine = detector.engine
+            sys.stdout.write(f"{sensor}: engine {engine.name} {engine.precision}: {engine.reason}\n")
     if stopped or any(summary.num_images for summary in summaries):
         return EXIT_DONE
     tried = sum(sum(summary.skipped.values()) for summary in summaries)
