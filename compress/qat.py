@@ -60,12 +60,13 @@ def train_quantized(
     model = FakeQuantized(detector, half=False)  # float32 beside INT8: float16 cannot hold such small steps of weights
     model.quantize_parts(int8_parts)
     batches, steps = _batches(checkpoint, samples, config, epochs, seed)
+    learnt_by = losses_of(checkpoint)
     schedule = OptimizerConfig(lr=config.lr, weight_decay=0.0, warmup_steps=0)
     optimizer = make_optimizer(model.detector, len(detector.backbone.transformer_blocks), schedule)
     for step, crops in enumerate(batches):
         set_learning_rate(optimizer, learning_rate(step, steps, schedule))
         optimizer.zero_grad(set_to_none=True)
-        losses = {sensor: _backward(model, sensor, crops, ranges, config.crop_px) for sensor in samples}
+        losses = {sensor: _backward(model, sensor, crops, ranges, config.crop_px, *learnt_by) for sensor in samples}
         if not all(map(math.isfinite, losses.values())):
             raise BabelRSError(f"The loss is not finite at step {step + 1} ({losses}).", "Lower qat.lr.")
         torch.nn.utils.clip_grad_norm_(model.detector.parameters(), schedule.clip_norm)
@@ -89,12 +90,29 @@ def _batches(
     return make_loader(dataset, batch, DataConfig(workers=0), steps, seed), steps
 
 
-def _backward(model: FakeQuantized, sensor: Sensor, batch: Batch, ranges: SensorRanges, crop_px: int) -> float:
+def losses_of(checkpoint: Checkpoint) -> tuple[LossConfig, AssignerConfig]:
+    """What the checkpoint was trained by, as it says; the defaults where it does not."""
+    settings = checkpoint.training.get("settings", {})
+    return (
+        LossConfig.model_validate(settings.get("loss", {})),
+        AssignerConfig.model_validate(settings.get("assigner", {})),
+    )
+
+
+def _backward(
+    model: FakeQuantized,
+    sensor: Sensor,
+    batch: Batch,
+    ranges: SensorRanges,
+    crop_px: int,
+    loss_by: LossConfig,
+    assigner: AssignerConfig,
+) -> float:
     """Add one sensor's gradients; its loss."""
     model.use(ranges[sensor])
     detector = model.detector
     points, strides = anchor_points(crop_px, crop_px, detector.config.strides, torch.device("cpu"))
     raw = detector.heads[sensor.value](detector.features(normalise(batch.pixels[sensor])))
-    loss = sensor_losses({sensor: raw}, batch.targets, points, strides, LossConfig(), AssignerConfig())[sensor].total
+    loss = sensor_losses({sensor: raw}, batch.targets, points, strides, loss_by, assigner)[sensor].total
     loss.backward()
     return float(loss.detach())

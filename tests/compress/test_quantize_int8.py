@@ -145,6 +145,24 @@ def test_int8_learns_where_calibration_is_not_enough(trained: Path, drawn: Path)
     assert _h_map(after, wide, samples) > _h_map(before, wide, samples) + 0.05
 
 
+def test_what_int8_learns_by_is_what_the_checkpoint_was_trained_by(trained: Path) -> None:
+    import dataclasses
+
+    from compress.qat import losses_of
+    from train.config import AssignerConfig, LossConfig
+
+    _, checkpoint = load_checkpoint(trained)
+    assert losses_of(checkpoint) == (LossConfig(), AssignerConfig())
+    settings = {
+        **checkpoint.training["settings"],
+        "loss": {"overlap_weight": 7.5},
+        "assigner": {"points_per_object": 5},
+    }
+    other = dataclasses.replace(checkpoint, training={"settings": settings})
+    assert losses_of(other) == (LossConfig(overlap_weight=7.5), AssignerConfig(points_per_object=5))
+    assert losses_of(dataclasses.replace(checkpoint, training={})) == (LossConfig(), AssignerConfig())
+
+
 def _h_map(compressor: Any, ranges: Any, samples: Any) -> float:
     from babelrs.metrics import evaluate
 
