@@ -18,57 +18,17 @@ import pytest
 
 from babelrs.errors import BabelRSError, DeviceError
 from babelrs.images import Frame, ImageError
-from babelrs.manifest import SensorEntry
-from babelrs.radiometry import DEFAULT_PROFILES
 from babelrs.sensors import Sensor
-from runtime.engines import Outputs
 from runtime.pipeline import Detector, FrameResult, Stopwatch
 from runtime.raster import FrameRaster
 from runtime.run import UNDER_WAY, run_sources
 from runtime.sources import Capture, Unusable
+from tests.runtime.brightest import BrightestPixel, dot_entry
 from tests.runtime.dots import dots_image, write_dots
 
 
-def entry(sensor: Sensor) -> SensorEntry:
-    return SensorEntry(
-        classes=("dot",), profile=DEFAULT_PROFILES[sensor], graph="g.onnx", selftest="s.npz", input_height=64,
-        input_width=64, channels=sensor.num_channels, max_detections=8, score_threshold=0.3, nms_iou=0.3,
-        tile_overlap=0.2, precision="fp32",
-    )  # fmt: skip
-
-
-@dataclass
-class BrightestPixel:
-    """An engine that boxes the brightest pixel of every tile.
-
-    Attributes:
-        breaks_at: The batch that fails.
-        pause_s: How long a batch takes.
-    """
-
-    breaks_at: int = -1
-    pause_s: float = 0.0
-    name: str = "fake"
-    precision: str = "fp32"
-    reason: str = "a test"
-    batches: int = 0
-
-    def infer(self, pixels: np.ndarray) -> Outputs:
-        if self.batches == self.breaks_at:
-            raise DeviceError("The engine failed.", "Try another.")
-        self.batches += 1
-        time.sleep(self.pause_s)
-        flat = pixels.max(axis=3).reshape(len(pixels), -1)
-        best = flat.argmax(axis=1)
-        boxes = np.zeros((len(pixels), 1, 5), np.float32)
-        boxes[:, 0, 0], boxes[:, 0, 1] = best % pixels.shape[2] + 0.5, best // pixels.shape[2] + 0.5
-        boxes[:, 0, 2:4] = 6, 4
-        scores = np.take_along_axis(flat, best[:, None], 1).astype(np.float32) / 255
-        return boxes, scores, np.zeros((len(pixels), 1), np.int32)
-
-
 def detector(sensor: Sensor = Sensor.IR, **engine: float) -> Detector:
-    return Detector(BrightestPixel(**engine), entry(sensor), sensor, 0.3, 2)  # type: ignore[arg-type]
+    return Detector(BrightestPixel(**engine), dot_entry(sensor), sensor, 0.3, 2)  # type: ignore[arg-type]
 
 
 @dataclass

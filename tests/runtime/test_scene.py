@@ -19,48 +19,15 @@ from babelrs.manifest import SensorEntry
 from babelrs.radiometry import DEFAULT_PROFILES, to_uint8
 from babelrs.sensors import Sensor
 from runtime import scene as scenes
-from runtime.engines import Outputs, open_engine
+from runtime.engines import open_engine
 from runtime.geo import GeoReference, PixelMap
 from runtime.pipeline import Detector, Stopwatch, batched
 from runtime.raster import FrameRaster
 from runtime.scene import open_scene
+from tests.runtime.brightest import BrightestPixel, dot_entry
 from tests.runtime.dots import dots_image
 
-ENTRY = SensorEntry(
-    classes=("dot",),
-    profile=DEFAULT_PROFILES[Sensor.IR],
-    graph="g.onnx",
-    selftest="s.npz",
-    input_height=64,
-    input_width=64,
-    channels=1,
-    max_detections=8,
-    score_threshold=0.3,
-    nms_iou=0.3,
-    tile_overlap=0.2,
-    precision="fp32",
-)
-
-
-class BrightSpots:
-    """An engine that boxes the brightest pixel of every tile, and remembers the sizes of its batches."""
-
-    name, precision = "fake", "fp32"
-
-    def __init__(self) -> None:
-        self.batches: list[int] = []
-        self.tiles: list[npt.NDArray[np.uint8]] = []
-
-    def infer(self, pixels: npt.NDArray[np.uint8]) -> Outputs:
-        self.batches.append(len(pixels))
-        self.tiles += list(pixels)
-        flat = pixels.max(axis=3).reshape(len(pixels), -1)
-        best = flat.argmax(axis=1)
-        boxes = np.zeros((len(pixels), 1, 5), np.float32)
-        boxes[:, 0, 0], boxes[:, 0, 1] = best % pixels.shape[2] + 0.5, best // pixels.shape[2] + 0.5
-        boxes[:, 0, 2:4] = 6, 4
-        scores = np.take_along_axis(flat, best[:, None], 1).astype(np.float32) / 255
-        return boxes, scores, np.zeros((len(pixels), 1), np.int32)
+ENTRY = dot_entry(Sensor.IR)
 
 
 @dataclass
@@ -83,8 +50,8 @@ class MadeRaster:
     def close(self) -> None: ...
 
 
-def detector(batch: int = 4, entry: SensorEntry = ENTRY, sensor: Sensor = Sensor.IR) -> tuple[Detector, BrightSpots]:
-    engine = BrightSpots()
+def detector(batch: int = 4, entry: SensorEntry = ENTRY, sensor: Sensor = Sensor.IR) -> tuple[Detector, BrightestPixel]:
+    engine = BrightestPixel()
     return Detector(engine, entry, sensor, entry.score_threshold, batch), engine
 
 
