@@ -93,12 +93,22 @@ class _Threads:
     """The threads of a run; at its end, however it comes, none is left.
 
     Args:
-        stack: Ends them.
+        stack: Ends them, all at once: one that waits for another's items must not be waited for first.
         stop: Set at the end.
     """
 
     def __init__(self, stack: ExitStack, stop: threading.Event) -> None:
-        self._stack, self._stop = stack, stop
+        self._stop = stop
+        self._threads: list[threading.Thread] = []
+        self._ends: list[Callable[[], None]] = []
+        stack.callback(self._end)
+
+    def _end(self) -> None:
+        self._stop.set()
+        for abandon in self._ends:
+            abandon()
+        for thread in self._threads:
+            thread.join()
 
     def between(self, items: Iterable[T], name: str) -> Lanes[T]:
         """Run a generator in a thread; what it gives waits in a lane."""
@@ -139,11 +149,10 @@ class _Threads:
                 error = raised
             lanes.close(lane, error)
 
+        self._ends.append(lanes.abandon)
         thread = threading.Thread(target=guarded, name=name, daemon=True)
-        self._stack.callback(thread.join)
-        self._stack.callback(lanes.abandon)
-        self._stack.callback(self._stop.set)
         thread.start()
+        self._threads.append(thread)
 
 
 def _acquired(free: threading.Semaphore, stop: threading.Event) -> bool:

@@ -232,6 +232,23 @@ def test_a_sink_that_fails_ends_the_run_and_closes_everything() -> None:
     assert source.is_closed and (sink.closed, other.closed) == (1, 1)
 
 
+@pytest.mark.parametrize("fault", [BabelRSError("No space left.", "Free some."), KeyboardInterrupt()])
+def test_a_failure_does_not_wait_for_a_scene_that_is_under_way(
+    fault: BaseException, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from runtime import scene
+
+    def fail(results: list[FrameResult]) -> None:
+        raise fault
+
+    monkeypatch.setattr(scene, "EXACT_PX", 0)
+    large = Frame(np.full((1500, 1500), 200, np.uint8))  # 841 tiles of 64 px, 421 batches
+    source, model = ListedSource([Frame(dots_image(40, 40, [(5, 5, 200)])), large]), detector(pause_s=0.005)
+    with pytest.raises(type(fault)):
+        run_sources([source], {Sensor.IR: model}, {Sensor.IR: [ListSink(fail)]})
+    assert isinstance(model.engine, BrightestPixel) and model.engine.batches < 200 and source.is_closed
+
+
 def test_results_before_a_source_that_cannot_go_on_are_written_and_the_error_is_raised() -> None:
     broken = ListedSource([*frames(4), BabelRSError("The folder is gone.", "Bring it back.")])
     whole = ListedSource(frames(9), Sensor.SAR)
