@@ -130,9 +130,14 @@ class _Threads:
 
     def _read(self, source: Source, lanes: Lanes[Taken], lane: int) -> None:
         free = threading.Semaphore(UNDER_WAY[source.live])
-        captures = iter(source.captures(self._stop))
+        captures, is_alone = iter(source.captures(self._stop)), len(lanes.depths) == 1
         while _acquired(free, self._stop):
-            item = next(captures, None)
+            try:
+                item = next(captures, None)
+            except Exception as error:
+                if not is_alone:  # the others go on, maybe for days, and only then is it raised
+                    _LOGGER.error("%s gives no more images: %s", source.name, error)
+                raise
             if item is None:
                 return
             lanes.put(Taken(item, source.sensor, lane, time.perf_counter(), free.release), lane)

@@ -258,6 +258,21 @@ def test_results_before_a_source_that_cannot_go_on_are_written_and_the_error_is_
     assert len(sinks[Sensor.IR][0].results) == 4 and len(sinks[Sensor.SAR][0].results) == 9
 
 
+def test_a_source_that_ends_in_an_error_is_named_while_the_others_go_on(caplog: pytest.LogCaptureFixture) -> None:
+    stop = threading.Event()
+    broken = ListedSource([BabelRSError("The folder is gone.", "Bring it back.")], name="spool")
+    live = ListedSource(frames(5), Sensor.SAR, live=True)
+
+    def until_said(results: list[FrameResult]) -> None:
+        if "spool gives no more images: The folder is gone. Bring it back." in caplog.messages or len(results) == 2000:
+            stop.set()
+
+    sinks = {Sensor.IR: [ListSink()], Sensor.SAR: [ListSink(until_said)]}
+    with pytest.raises(BabelRSError, match="The folder is gone"):
+        run_sources([broken, live], {Sensor.IR: detector(), Sensor.SAR: detector(Sensor.SAR)}, sinks, stop)
+    assert 0 < len(sinks[Sensor.SAR][0].results) < 2000
+
+
 def test_results_before_an_engine_that_fails_are_written_and_the_error_is_raised() -> None:
     small: list[Frame | BabelRSError | None] = [Frame(dots_image(40, 40, [(5, 5, 200)])) for _ in range(9)]
     source, sink = ListedSource(small), ListSink()
