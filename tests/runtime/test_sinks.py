@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import tracemalloc
@@ -19,6 +20,7 @@ from babelrs.errors import BabelRSError
 from babelrs.sensors import Sensor
 from runtime.pipeline import FrameResult
 from runtime.sinks.coco import CocoSink
+from runtime.sinks.csv import CsvSink
 from runtime.sinks.dota import DotaSink
 from runtime.sinks.image import PALETTE, ImageSink, annotate, display_scale, draw
 from runtime.sinks.jsonl import JsonLinesSink
@@ -74,6 +76,21 @@ def test_a_full_disk_leaves_whole_lines_only(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     text = path.read_text()
     assert text.endswith("\n") and [json.loads(line)["frame"] for line in text.splitlines()] == [0, 1]
+
+
+@pytest.mark.parametrize("kind", [JsonLinesSink, CocoSink, CsvSink])
+def test_an_output_that_somebody_removes_is_an_error_and_not_lost_in_silence(
+    kind: type[JsonLinesSink | CocoSink | CsvSink], tmp_path: Path
+) -> None:
+    (tmp_path / "out").mkdir()
+    sink = kind(tmp_path / "out" / "d")
+    sink.write(result(BOXES))
+    (tmp_path / "out").rename(tmp_path / "elsewhere")  # moved is not lost
+    sink.write(result(BOXES, 1))
+    shutil.rmtree(tmp_path / "elsewhere")
+    with pytest.raises(BabelRSError, match="removed"):
+        sink.write(result(BOXES, 2))
+    sink.close()
 
 
 def test_an_older_file_of_lines_is_replaced(tmp_path: Path) -> None:
