@@ -129,7 +129,7 @@ def find_images(sources: Sequence[str]) -> list[ImageFile]:
 def natural_key(path: Path) -> list[tuple[int, int, str]]:
     """Sorts numbers inside names by value."""
     parts = re.split(r"(\d+)", str(path))
-    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in parts]
+    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts]
 
 
 def _expand(source: str) -> Iterable[tuple[Path, Path]]:

@@ -25,6 +25,11 @@ def test_a_folder_is_searched_below_in_natural_order(tmp_path: Path) -> None:
     assert names(tmp_path, tmp_path) == ["f1.tiff", "f9.JPG", "f9b.jpeg", "f10.png", "sub/f1.tif"]
 
 
+def test_digits_that_are_no_numbers_sort_as_letters(tmp_path: Path) -> None:
+    touch(tmp_path, "5²3.png", "5²20.png")
+    assert names(tmp_path, tmp_path) == ["5²3.png", "5²20.png"]
+
+
 def test_sources_keep_their_order_and_files_come_once(tmp_path: Path) -> None:
     touch(tmp_path, "b.png", "a.png", "c.png")
     assert names(tmp_path, tmp_path / "c.png", tmp_path, f"{tmp_path}/./a.png") == [
