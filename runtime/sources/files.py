@@ -77,10 +77,10 @@ class FileSource:
 
 def joined(sources: Sequence[FileSource]) -> FileSource:
     """The images of several sources of one sensor, one after the other, each file once."""
-    images = {image.path.resolve(): image for source in reversed(sources) for image in reversed(source.images)}
-    return replace(
-        sources[0], name=", ".join(source.name for source in sources), images=list(reversed(images.values()))
-    )
+    images: dict[Path, ImageFile] = {}
+    for image in (image for source in sources for image in source.images):
+        images.setdefault(image.path.resolve(), image)
+    return replace(sources[0], name=", ".join(source.name for source in sources), images=list(images.values()))
 
 
 def read_capture(
