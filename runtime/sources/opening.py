@@ -99,6 +99,8 @@ def open_together(named: Sequence[tuple[Sensor, str]], opening: Opening) -> list
     """
     opened: list[Source] = []
     errors: list[BabelRSError] = []
+    if [address for _, address in named].count("-") > 1:
+        raise BabelRSError("Several sources are standard input (-).", "There is one; name it once.")
     for sensor, address in named:
         try:
             opened.append(open_source(address, sensor, opening))

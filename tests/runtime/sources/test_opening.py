@@ -121,6 +121,11 @@ def test_a_file_of_two_sources_comes_once_and_where_it_was_named_first(tmp_path:
     assert [image.path for image in ir.images] == [b, a] and [image.path for image in rgb.images] == [a]
 
 
+def test_standard_input_is_one_source() -> None:
+    with pytest.raises(BabelRSError, match="name it once"):
+        open_together([(Sensor.IR, "-"), (Sensor.RGB, "-")], Opening())
+
+
 @pytest.mark.parametrize("address", ["gopher://user:secret@host/x", "ftp://user:secret@host/a.tif"])
 def test_an_unknown_kind_is_answered_with_those_there_are(address: str) -> None:
     with pytest.raises(BabelRSError) as caught:
