@@ -126,6 +126,13 @@ def test_standard_input_is_one_source() -> None:
         open_together([(Sensor.IR, "-"), (Sensor.RGB, "-")], Opening())
 
 
+@pytest.mark.parametrize("form", ["{}", "ir={}", "spool:{}", "foo://{}"])
+def test_a_name_that_the_system_cannot_take_is_an_error_of_the_user(form: str) -> None:
+    pipeline = form.format("nvarguscamerasrc ! queue " * 20)  # somebody left out gst:
+    with pytest.raises(BabelRSError, match="gst:PIPELINE"):
+        open_together([(Sensor.IR, parse_source(pipeline)[1])], Opening())
+
+
 @pytest.mark.parametrize("address", ["gopher://user:secret@host/x", "ftp://user:secret@host/a.tif"])
 def test_an_unknown_kind_is_answered_with_those_there_are(address: str) -> None:
     with pytest.raises(BabelRSError) as caught:
