@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import os
 import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,6 +20,8 @@ from runtime.sources.clock import Clock, utc_text
 
 OpenRaster = Callable[[Path], Raster]
 
+_LONGEST_NAME_BYTES = 200
+"""Files about an image have suffixes, and numbers that make them unique: 255 bytes are what file systems take."""
 _REMEDY = "Name image files, folders of images, or glob patterns."
 
 
@@ -161,6 +164,11 @@ def _why_empty(source: str) -> str:
     return f"{source}: no such file or folder"
 
 
+def _shortened(name: str) -> str:
+    """The end of a name that is too long for a file: folders that lie deep are told by their last parts."""
+    return os.fsencode(name)[-_LONGEST_NAME_BYTES:].decode("utf-8", "ignore")
+
+
 def _named(found: Sequence[tuple[Path, Path]]) -> list[ImageFile]:
     images: list[ImageFile] = []
     seen_paths: set[Path] = set()
@@ -169,7 +177,7 @@ def _named(found: Sequence[tuple[Path, Path]]) -> list[ImageFile]:
         if path.resolve() in seen_paths:
             continue
         seen_paths.add(path.resolve())
-        name = base = "__".join(path.relative_to(root).with_suffix("").parts)
+        name = base = _shortened("__".join(path.relative_to(root).with_suffix("").parts))
         count = 1
         while name in seen_names:
             count += 1

@@ -61,6 +61,14 @@ def test_names_for_result_files_are_unique(tmp_path: Path) -> None:
     assert [image.name for image in found] == ["sub__x", "x", "x-2", "x-3"]
 
 
+def test_names_for_result_files_fit_a_file_system(tmp_path: Path) -> None:
+    touch(tmp_path, f"{'é' * 120}.png", "/".join(["deep" * 20] * 10) + "/7.png", "/".join(["deep" * 20] * 9) + "/7.png")
+    images = [image.name for image in find_images([str(tmp_path)])]
+    assert len(set(images)) == 3 and sum(name.endswith("deep__7") for name in images) == 1
+    for name in images:
+        touch(tmp_path / "out", f".12-{name}-1234.geojson.part")
+
+
 @pytest.mark.parametrize("sources", [["none.png"], ["empty"], ["*.tif"], []])
 def test_what_holds_no_image_is_an_error_that_names_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sources: list[str]
