@@ -176,6 +176,23 @@ def test_a_run_without_any_usable_image_fails(toy_bundle: Bundle, tmp_path: Path
     assert_refused(done, "bad.jpg", word, "None of the 1 images")
 
 
+def test_a_file_name_that_is_no_text_has_results_in_every_format(toy_bundle: Bundle, tmp_path: Path) -> None:
+    write_dots(tmp_path / "dots.png", 96, 64, DOTS)
+    odd = os.fsdecode(bytes(tmp_path / "odd-") + b"\xff.png")
+    try:
+        os.rename(tmp_path / "dots.png", odd)
+    except OSError:
+        pytest.skip("the file system takes UTF-8 names only")
+    formats = "jsonl,dota,coco,csv,geojson"
+    done = babelrs_run(
+        "--sensor", "ir", odd, "--bundle", toy_bundle.folder, "--out", tmp_path, "--format", formats, "--save-images"
+    )
+    assert done.returncode == 0 and "Traceback" not in done.stderr and "1 images" in done.stdout
+    (line,) = records(tmp_path / "detections.ir.jsonl")
+    assert str(line["source"]).endswith("odd-\\udcff.png") and line["detections"]
+    assert "odd-\\udcff.png" in (tmp_path / "detections.ir.csv").read_text()
+
+
 def test_the_wrong_number_of_bands_names_file_and_sensor(toy_bundle: Bundle, tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "colour.png"), np.arange(300, dtype=np.uint8).reshape(10, 10, 3) * 7 % 251)
     done = babelrs_run("--sensor", "sar", tmp_path / "colour.png", "--bundle", toy_bundle.folder, "--out", tmp_path)
