@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from babelrs.errors import EXIT_DONE, EXIT_USER_INPUT, BabelRSError, run_command
+from babelrs.errors import EXIT_DONE, EXIT_USER_INPUT, BabelRSError, run_command, say
 from runtime.arguments import RunOptions, parse_run
 
 if TYPE_CHECKING:
@@ -90,12 +90,12 @@ def _report(
         for source, summary in zip(sources, summaries, strict=True):
             what = f"{source.sensor}" if len(sources) == 1 else f"{source.sensor} {source.name}"
             engine = detectors[source.sensor].engine
-            sys.stdout.write(f"{what}: {summary.line()} | {engine.name} {engine.precision} -> {options.out}\n")
+            say(f"{what}: {summary.line()} | {engine.name} {engine.precision} -> {options.out}\n", sys.stdout)
     if stopped or any(summary.num_images for summary in summaries):
         return EXIT_DONE
     tried = sum(sum(summary.skipped.values()) for summary in summaries)
     what = f"None of the {tried} images could be processed." if tried else "The sources gave no image."
-    sys.stderr.write(f"error: {what} The lines above say why; mend or replace the files.\n")
+    say(f"error: {what} The lines above say why; mend or replace the files.\n", sys.stderr)
     return EXIT_USER_INPUT
 
 

@@ -330,6 +330,32 @@ def test_a_signal_ends_a_live_run_with_everything_written(number: signal.Signals
     assert json.loads((out / "detections.ir.geojson").read_text())["features"] == []
 
 
+@pytest.mark.parametrize("closing", [">&-", "2>&-", ">&- 2>&- <&-", ">/dev/full", "| true"])
+def test_a_standard_stream_that_takes_nothing_does_not_fail_the_run(closing: str, tmp_path: Path) -> None:
+    write_dots(tmp_path / "0.png", 80, 60, [(20, 20, 250)])
+    arguments = f"--sensor ir {tmp_path}/0.png --out {tmp_path}/out --format jsonl,csv"
+    command = f"({sys.executable} -m runtime.cli {arguments}; echo $? > {tmp_path}/code) {closing}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False, timeout=60)
+    assert (tmp_path / "code").read_text() == "0\n" and done.stderr == "", done
+    (line,) = (tmp_path / "out" / "detections.ir.jsonl").read_text().splitlines()
+    assert json.loads(line)["frame"] == 0
+
+
+def test_a_second_ctrl_c_ends_the_run_at_once_and_without_a_traceback(tmp_path: Path) -> None:
+    write_dots(tmp_path / "large.png", 8000, 8000, [])
+    running = babelrs_run("--sensor", "ir", str(tmp_path / "large.png"), "--out", str(tmp_path / "out"), "--verbose")
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "out" / "detections.ir.jsonl").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    running.send_signal(signal.SIGINT)
+    assert running.stderr is not None
+    while "stopping" not in running.stderr.readline():
+        assert running.poll() is None
+    running.send_signal(signal.SIGINT)
+    _, errors = running.communicate(timeout=60)
+    assert running.returncode == 130 and errors == "interrupted\n"
+
+
 def test_several_sources_each_with_its_sensor(tmp_path: Path) -> None:
     for sensor in ("ir", "sar"):
         for count in range(3):
