@@ -54,13 +54,15 @@ def _open_sources(options: RunOptions) -> list[Source]:
         BabelRSError: One of them cannot be opened, or does not say its sensor.
     """
     from runtime.rasters import open_raster
+    from runtime.sources.naming import redacted
     from runtime.sources.opening import Opening, open_together, parse_source
 
     named = []
     for own, address in map(parse_source, options.sources):
         sensor = own or options.sensor
         if sensor is None:
-            raise BabelRSError(f"The sensor of {address} is not known.", "Give --sensor, or --source SENSOR=ADDRESS.")
+            what = f"The sensor of {redacted(address)} is not known."
+            raise BabelRSError(what, "Give --sensor, or --source SENSOR=ADDRESS.")
         named.append((sensor, address))
     return open_together(named, Opening(open_raster=open_raster))
 

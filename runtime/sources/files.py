@@ -17,6 +17,7 @@ from babelrs.sensors import Sensor
 from runtime.raster import FrameRaster, Raster
 from runtime.sources import Capture, Unusable
 from runtime.sources.clock import Clock, utc_text
+from runtime.sources.naming import redacted
 
 OpenRaster = Callable[[Path], Raster]
 
@@ -161,7 +162,7 @@ def _why_empty(source: str) -> str:
         return f"{source}: a folder without {', '.join(IMAGE_SUFFIXES)} files"
     if glob.has_magic(source):
         return f"{source}: no image file matches"
-    return f"{source}: no such file or folder"
+    return f"{redacted(source)}: no such file or folder"
 
 
 def _shortened(name: str) -> str:

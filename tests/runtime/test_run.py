@@ -378,6 +378,8 @@ WRONG = {
         ["--sensor", "ir", "a.png", "--source", "sar=b.png"],
         "These sources cannot be opened",
     ),
+    "no sensor of an address with a password": (["rtsp://user:secret@host/x"], "rtsp://***@host/x"),
+    "an address with a slash too few": (["--sensor", "ir", "rtsp:/user:secret@host/x"], "rtsp:/***@host/x"),
     "an unknown kind": (["--sensor", "ir", "gopher://host/x"], "no source of this kind"),
     "another sensor": (["--source", "radar=spool:x"], "radar"),
 }
@@ -389,4 +391,5 @@ def test_wrong_sources_are_named_and_nothing_is_written(name: str, tmp_path: Pat
     running = babelrs_run(*arguments, "--out", str(tmp_path / "out"))
     output, errors = running.communicate(timeout=60)
     assert running.returncode == 2 and said in errors and "Traceback" not in errors and not output
+    assert "secret" not in errors
     assert not list(tmp_path.iterdir())
