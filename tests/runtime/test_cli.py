@@ -137,6 +137,12 @@ def test_an_archive_and_several_sensors_share_one_output_folder(
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"detections.sar.jsonl", "detections.rgb.jsonl"}
 
 
+def test_sources_may_stand_on_both_sides_of_options(toy_bundle: Bundle, images: Path, tmp_path: Path) -> None:
+    first, second = images / "scene10.png", images / "scene2.png"
+    done = babelrs_run(first, "--sensor", "ir", second, "--bundle", toy_bundle.folder, "--out", tmp_path)
+    assert done.returncode == 0 and "2 images" in done.stdout, done.stderr
+
+
 def test_a_pattern_is_expanded_and_quiet_is_quiet(toy_bundle: Bundle, images: Path, tmp_path: Path) -> None:
     done = babelrs_run(
         "--sensor", "ir", images / "**" / "scene2.*", "--bundle", toy_bundle.folder, "--out", tmp_path, "--quiet"
@@ -219,6 +225,8 @@ def test_an_unknown_sensor_is_answered_with_those_there_are(images: Path) -> Non
         (["--score", "1.5"], "1.5"),
         (["--score", "nan"], "nan"),
         (["--batch", "0"], "--batch"),
+        (["--batch", "1000000"], "0 to 1024"),
+        (["--threads", "100000", "--quiet"], "0 to 1024"),
     ],
 )
 def test_wrong_options_are_refused_before_anything_runs(
