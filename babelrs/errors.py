@@ -6,13 +6,18 @@ of the program and keeps its traceback.
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
+from typing import TextIO
 
 EXIT_DONE = 0
 EXIT_LIMIT_MISSED = 1
 EXIT_USER_INPUT = 2
 EXIT_DEVICE = 3
+EXIT_INTERRUPTED = 128 + signal.SIGINT
+"""What shells call the end by Ctrl-C."""
 
 
 class BabelRSError(Exception):
@@ -59,8 +64,34 @@ def run_command(main: Callable[[list[str]], int], argv: Sequence[str] | None = N
         main: Takes the arguments without the program's name and returns an exit code.
         argv: The arguments; ``None`` takes those of the process.
     """
+    _open_missing_streams()
     try:
         return main(list(sys.argv[1:] if argv is None else argv))
     except BabelRSError as error:
-        sys.stderr.write(f"error: {error}\n")
+        say(f"error: {error}\n", sys.stderr)
         return error.exit_code
+    except KeyboardInterrupt:
+        say("interrupted\n", sys.stderr)
+        return EXIT_INTERRUPTED
+
+
+def say(text: str, stream: TextIO) -> None:
+    """Write a message to standard output or error; one that nobody can take any more is no reason to fail."""
+    try:
+        stream.write(text.encode(stream.encoding, "backslashreplace").decode(stream.encoding))
+        stream.flush()
+    except OSError:  # a full disk, or the other end of the pipe is gone; what is buffered would fail again at exit
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
+
+
+def _open_missing_streams() -> None:
+    """Let standard output and error exist where the caller closed them, so that no result file becomes one of them."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(descriptor)
+    if sys.stdout is None:
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115

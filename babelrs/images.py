@@ -249,7 +249,8 @@ def _decode(path: Path, data: bytes) -> npt.NDArray[Any]:
 def _usable_counts(path: Path, pixels: npt.NDArray[Any]) -> npt.NDArray[Any]:
     name = pixels.dtype.name
     if name == "float64":
-        return pixels.astype(np.float32)
+        with np.errstate(over="ignore"):  # GDAL's nodata of float64 files is beyond float32: infinite is no measurement
+            return pixels.astype(np.float32)
     if name == "int16":
         return pixels.astype(np.uint16 if pixels.min() >= 0 else np.float32)
     if name not in ("uint8", "uint16", "float32"):

@@ -10,6 +10,8 @@ from babelrs.sensors import Sensor
 
 FORMATS = ("jsonl", "geojson", "dota", "coco", "csv")
 ENGINE_CHOICES = ("auto", "onnxruntime", "tensorrt")
+MOST = 1024
+"""Tiles a run of the model, and threads: more would take all memory before anything is said."""
 
 _EPILOG = """\
 SOURCE is any of
@@ -60,13 +62,14 @@ def parse_run(argv: list[str]) -> RunOptions:
         BabelRSError: A value is out of range.
         SystemExit: ``--help``, or the arguments do not parse (exit code 2).
     """
-    given = _parser().parse_args(argv)
+    given = _parser().parse_intermixed_args(argv)  # sources may stand on both sides of an option
     if given.score is not None and not 0 <= given.score <= 1:
         raise BabelRSError(f"--score is {given.score}.", "Give a number from 0 to 1.")
     if not (given.positional or given.source):
         raise BabelRSError("No source was named.", "Name images, a stream or a camera; see --help.")
-    if given.batch < 1 or given.threads < 0:
-        raise BabelRSError(f"--batch is {given.batch}, --threads {given.threads}.", "Give at least 1 and 0.")
+    if not (1 <= given.batch <= MOST and 0 <= given.threads <= MOST):
+        what = f"--batch is {given.batch}, --threads {given.threads}."
+        raise BabelRSError(what, f"Give 1 to {MOST} and 0 to {MOST}.")
     return RunOptions(
         sensor=None if given.sensor is None else Sensor.parse(given.sensor),
         sources=(*given.positional, *given.source),

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from babelrs.errors import EXIT_DONE, EXIT_USER_INPUT, BabelRSError, run_command
+from babelrs.errors import EXIT_DONE, EXIT_USER_INPUT, BabelRSError, run_command, say
 from runtime.arguments import RunOptions, parse_run
 
 if TYPE_CHECKING:
@@ -54,13 +54,15 @@ def _open_sources(options: RunOptions) -> list[Source]:
         BabelRSError: One of them cannot be opened, or does not say its sensor.
     """
     from runtime.rasters import open_raster
+    from runtime.sources.naming import redacted
     from runtime.sources.opening import Opening, open_together, parse_source
 
     named = []
     for own, address in map(parse_source, options.sources):
         sensor = own or options.sensor
         if sensor is None:
-            raise BabelRSError(f"The sensor of {address} is not known.", "Give --sensor, or --source SENSOR=ADDRESS.")
+            what = f"The sensor of {redacted(address)} is not known."
+            raise BabelRSError(what, "Give --sensor, or --source SENSOR=ADDRESS.")
         named.append((sensor, address))
     return open_together(named, Opening(open_raster=open_raster))
 
@@ -89,15 +91,15 @@ def _report(
     if options.log_level != "ERROR":
         for source, summary in zip(sources, summaries, strict=True):
             what = f"{source.sensor}" if len(sources) == 1 else f"{source.sensor} {source.name}"
-            sys.stdout.write(f"{what}: {summary.line()} -> {options.out}\n")
+            say(f"{what}: {summary.line()} -> {options.out}\n", sys.stdout)
         for sensor, detector in detectors.items():
             engine = detector.engine
-            sys.stdout.write(f"{sensor}: engine {engine.name} {engine.precision}: {engine.reason}\n")
+            say(f"{sensor}: engine {engine.name} {engine.precision}: {engine.reason}\n", sys.stdout)
     if stopped or any(summary.num_images for summary in summaries):
         return EXIT_DONE
     tried = sum(sum(summary.skipped.values()) for summary in summaries)
     what = f"None of the {tried} images could be processed." if tried else "The sources gave no image."
-    sys.stderr.write(f"error: {what} The lines above say why; mend or replace the files.\n")
+    say(f"error: {what} The lines above say why; mend or replace the files.\n", sys.stderr)
     return EXIT_USER_INPUT
 
 

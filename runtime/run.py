@@ -93,12 +93,22 @@ class _Threads:
     """The threads of a run; at its end, however it comes, none is left.
 
     Args:
-        stack: Ends them.
+        stack: Ends them, all at once: one that waits for another's items must not be waited for first.
         stop: Set at the end.
     """
 
     def __init__(self, stack: ExitStack, stop: threading.Event) -> None:
-        self._stack, self._stop = stack, stop
+        self._stop = stop
+        self._threads: list[threading.Thread] = []
+        self._ends: list[Callable[[], None]] = []
+        stack.callback(self._end)
+
+    def _end(self) -> None:
+        self._stop.set()
+        for abandon in self._ends:
+            abandon()
+        for thread in self._threads:
+            thread.join()
 
     def between(self, items: Iterable[T], name: str) -> Lanes[T]:
         """Run a generator in a thread; what it gives waits in a lane."""
@@ -120,9 +130,14 @@ class _Threads:
 
     def _read(self, source: Source, lanes: Lanes[Taken], lane: int) -> None:
         free = threading.Semaphore(UNDER_WAY[source.live])
-        captures = iter(source.captures(self._stop))
+        captures, is_alone = iter(source.captures(self._stop)), len(lanes.depths) == 1
         while _acquired(free, self._stop):
-            item = next(captures, None)
+            try:
+                item = next(captures, None)
+            except Exception as error:
+                if not is_alone:  # the others go on, maybe for days, and only then is it raised
+                    _LOGGER.error("%s gives no more images: %s", source.name, error)
+                raise
             if item is None:
                 return
             lanes.put(Taken(item, source.sensor, lane, time.perf_counter(), free.release), lane)
@@ -139,11 +154,10 @@ class _Threads:
                 error = raised
             lanes.close(lane, error)
 
+        self._ends.append(lanes.abandon)
         thread = threading.Thread(target=guarded, name=name, daemon=True)
-        self._stack.callback(thread.join)
-        self._stack.callback(lanes.abandon)
-        self._stack.callback(self._stop.set)
         thread.start()
+        self._threads.append(thread)
 
 
 def _acquired(free: threading.Semaphore, stop: threading.Event) -> bool:

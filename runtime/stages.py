@@ -191,7 +191,7 @@ def _result(job: Job, with_pictures: bool) -> FrameResult:
         detections = merger.finish()
         places = places_of(detections, capture.raster.geo)
     return FrameResult(
-        source=capture.source,
+        source=capture.source.encode(errors="backslashreplace").decode(),  # file names need not be UTF-8; results are
         name=capture.name,
         frame=job.number,
         time=capture.time,

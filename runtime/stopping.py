@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import FrameType
 
+from babelrs.errors import say
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _SAID = "stopping: what is under way is finished and written; once more to end at once\n"
 
@@ -41,7 +43,7 @@ def stopped_by_signals() -> Iterator[Stop]:
         stop.asked = True
         stop.event.set()
         restore()
-        sys.stderr.write(_SAID)
+        say(_SAID, sys.stderr)
 
     for number in SIGNALS:
         signal.signal(number, handle)

@@ -117,7 +117,8 @@ class WindowRaster:
             counts = counts[..., order]
         if directory.number(tiff.PHOTOMETRIC, _GRAY) == _WHITE_IS_ZERO and counts.dtype == np.uint8:
             counts = np.concatenate([255 - counts[..., :data], counts[..., data:]], axis=2)
-        typed = np.ascontiguousarray(counts, self.dtype)
+        with np.errstate(over="ignore"):  # nodata of float64 files is beyond float32: infinite is no measurement
+            typed = np.ascontiguousarray(counts, self.dtype)
         has_alpha = self.has_mask or (data in (2, 4) and directory.has_alpha)
         return Frame(typed[..., 0] if typed.shape[2] == 1 else typed, directory.nodata, str(self._path), has_alpha)
 

@@ -42,6 +42,8 @@ class AppendedFile:
         try:
             if os.pwrite(self._descriptor, data, self._end) != len(data):
                 raise OSError(errno.ENOSPC, "no space for the whole record")
+            if os.fstat(self._descriptor).st_nlink == 0 and not self._path.exists():
+                raise OSError(errno.ENOENT, "somebody removed it")  # the disk would take on without complaint
         except OSError as error:
             self._take_back()
             raise unwritable(self._path, error) from None

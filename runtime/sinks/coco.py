@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 from typing import Any
 
 from babelrs.boxes import to_coco, to_corners
 from runtime.pipeline import FrameResult
-from runtime.sinks import write_whole
-
-INTERVAL_S = 5.0
+from runtime.sinks.appending import AppendedFile
 
 
 class CocoSink:
@@ -19,31 +16,29 @@ class CocoSink:
 
     Each entry has ``image_id`` (place of the image in the run, from 1, skipped images included), ``file_name``,
     ``category_id`` (place of the class in the bundle, from 1), ``category_name``, ``bbox`` (``x, y, w, h`` of the
-    enclosing horizontal box), ``segmentation`` (the four corners) and ``score``. The file is rewritten whole every
-    few seconds and at the end, so it is valid at any moment.
+    enclosing horizontal box), ``segmentation`` (the four corners) and ``score``. The file is valid after every image.
 
     Args:
         path: The file; an older one is replaced.
+
+    Raises:
+        BabelRSError: The file cannot be written.
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
-        self._entries: list[str] = []
-        self._save()
+        self._file, self._is_first = AppendedFile(path, b"[", b"]\n"), True
 
     def write(self, result: FrameResult) -> None:
-        """Add one frame's entries; save if the last time is a while ago."""
-        self._entries += [json.dumps(entry, ensure_ascii=False, allow_nan=False) for entry in result_entries(result)]
-        if time.monotonic() - self._saved_s > INTERVAL_S:
-            self._save()
+        """Add one frame's entries."""
+        entries = [json.dumps(entry, ensure_ascii=False, allow_nan=False) for entry in result_entries(result)]
+        if entries:
+            joined = ",\n".join(entries)
+            self._file.append((joined if self._is_first else f",\n{joined}").encode())
+            self._is_first = False
 
     def close(self) -> None:
-        """Save what is not on disk yet."""
-        self._save()
-
-    def _save(self) -> None:
-        write_whole(self._path, ("[" + ",\n".join(self._entries) + "]\n").encode())
-        self._saved_s = time.monotonic()
+        """Close the file."""
+        self._file.close()
 
 
 def result_entries(result: FrameResult) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import os
 import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,9 +17,12 @@ from babelrs.sensors import Sensor
 from runtime.raster import FrameRaster, Raster
 from runtime.sources import Capture, Unusable
 from runtime.sources.clock import Clock, utc_text
+from runtime.sources.naming import redacted
 
 OpenRaster = Callable[[Path], Raster]
 
+_LONGEST_NAME_BYTES = 200
+"""Files about an image have suffixes, and numbers that make them unique: 255 bytes are what file systems take."""
 _REMEDY = "Name image files, folders of images, or glob patterns."
 
 
@@ -77,10 +81,10 @@ class FileSource:
 
 def joined(sources: Sequence[FileSource]) -> FileSource:
     """The images of several sources of one sensor, one after the other, each file once."""
-    images = {image.path.resolve(): image for source in reversed(sources) for image in reversed(source.images)}
-    return replace(
-        sources[0], name=", ".join(source.name for source in sources), images=list(reversed(images.values()))
-    )
+    images: dict[Path, ImageFile] = {}
+    for image in (image for source in sources for image in source.images):
+        images.setdefault(image.path.resolve(), image)
+    return replace(sources[0], name=", ".join(source.name for source in sources), images=list(images.values()))
 
 
 def read_capture(
@@ -129,7 +133,7 @@ def find_images(sources: Sequence[str]) -> list[ImageFile]:
 def natural_key(path: Path) -> list[tuple[int, int, str]]:
     """Sorts numbers inside names by value."""
     parts = re.split(r"(\d+)", str(path))
-    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in parts]
+    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts]
 
 
 def _expand(source: str) -> Iterable[tuple[Path, Path]]:
@@ -158,7 +162,12 @@ def _why_empty(source: str) -> str:
         return f"{source}: a folder without {', '.join(IMAGE_SUFFIXES)} files"
     if glob.has_magic(source):
         return f"{source}: no image file matches"
-    return f"{source}: no such file or folder"
+    return f"{redacted(source)}: no such file or folder"
+
+
+def _shortened(name: str) -> str:
+    """The end of a name that is too long for a file: folders that lie deep are told by their last parts."""
+    return os.fsencode(name)[-_LONGEST_NAME_BYTES:].decode("utf-8", "ignore")
 
 
 def _named(found: Sequence[tuple[Path, Path]]) -> list[ImageFile]:
@@ -169,7 +178,7 @@ def _named(found: Sequence[tuple[Path, Path]]) -> list[ImageFile]:
         if path.resolve() in seen_paths:
             continue
         seen_paths.add(path.resolve())
-        name = base = "__".join(path.relative_to(root).with_suffix("").parts)
+        name = base = _shortened("__".join(path.relative_to(root).with_suffix("").parts))
         count = 1
         while name in seen_names:
             count += 1

@@ -6,7 +6,8 @@ import re
 from urllib.parse import unquote
 
 _LONGEST_STEM = 80
-_CREDENTIALS = re.compile(r"(?<=://)[^\s\"']*@")  # greedy: an unescaped @ or / in a password hides more, never less
+# One slash is a slip. Greedy: an unescaped @ or / in a password hides more, never less.
+_CREDENTIALS = re.compile(r"(?<=:/)[^\s\"']*@")
 _QUERY_VALUE = re.compile(r"([?&;])([^=&;\s\"']+)=([^&;\s\"']*)")
 _HARMLESS_KEYS = ("camera", "channel", "format", "fps", "profile", "size", "stream", "subtype")
 _SECRET_WORD = r"(?:pass(?:word|wd|phrase)?|pwd?|secret|token|api-?key|auth|key)"
@@ -16,7 +17,7 @@ _SECRET_VALUE = re.compile(rf"(?i)((?:^|[\s/?&;_-]){_SECRET_WORD}\s*=\s*)(\"[^\"
 
 def redacted(text: str) -> str:
     """``text`` without the credentials that its addresses hold: user, password, keys in paths and queries."""
-    text = _CREDENTIALS.sub("***@", text)
+    text = _CREDENTIALS.sub(lambda match: f"{'/' if match.group().startswith('/') else ''}***@", text)
     text = _QUERY_VALUE.sub(_hide_value, text)
     return _SECRET_VALUE.sub(r"\1***", text)
 
@@ -76,6 +77,6 @@ def _hide_value(match: re.Match[str]) -> str:
 
 def _secrets(address: str) -> set[str]:
     """Passwords in ``address``, as written and with their escapes undone."""
-    found = [match.group(0)[:-1].partition(":")[2] for match in _CREDENTIALS.finditer(address)]
+    found = [match.group(0)[:-1].lstrip("/").partition(":")[2] for match in _CREDENTIALS.finditer(address)]
     found += [match.group(2).strip("\"'") for match in _SECRET_VALUE.finditer(address)]
     return {secret for text in found for secret in (text, unquote(text)) if len(secret) >= 3}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import logging
+import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -74,7 +75,7 @@ def parse_source(text: str) -> tuple[Sensor | None, str]:
         BabelRSError: The address is empty, or what stands before it is no sensor.
     """
     found = _SENSOR.fullmatch(text)
-    if found is not None and not Path(text).exists():
+    if found is not None and not os.path.exists(text):
         sensor, address = found.groups()
         if sensor.lower() in tuple(Sensor) or _ADDRESS.match(address):
             if not address:
@@ -99,11 +100,16 @@ def open_together(named: Sequence[tuple[Sensor, str]], opening: Opening) -> list
     """
     opened: list[Source] = []
     errors: list[BabelRSError] = []
+    if [address for _, address in named].count("-") > 1:
+        raise BabelRSError("Several sources are standard input (-).", "There is one; name it once.")
     for sensor, address in named:
         try:
             opened.append(open_source(address, sensor, opening))
         except BabelRSError as error:
             errors.append(error)
+        except OSError as error:  # a name too long for the system, a folder above it that may not be entered
+            what = f"{redacted(address)}: cannot be looked at ({error.strerror})."
+            errors.append(BabelRSError(what, f"Check the path and its permissions. Addresses are:\n{ADDRESS_FORMS}"))
     if len(errors) == 1:
         raise errors[0]
     if errors:
@@ -125,7 +131,7 @@ def open_source(address: str, sensor: Sensor, opening: Opening) -> Source:
         if fits(address):
             return open_kind(address, sensor, opening)
     found = _URL.match(address)
-    if found is not None and not Path(address).exists():
+    if found is not None and not os.path.exists(address):
         raise BabelRSError(f"{redacted(address)}: no source of this kind.", f"Addresses are:\n{ADDRESS_FORMS}")
     return _open_paths(address, sensor, opening)
 

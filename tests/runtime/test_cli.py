@@ -138,6 +138,12 @@ def test_an_archive_and_several_sensors_share_one_output_folder(
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"detections.sar.jsonl", "detections.rgb.jsonl"}
 
 
+def test_sources_may_stand_on_both_sides_of_options(toy_bundle: Bundle, images: Path, tmp_path: Path) -> None:
+    first, second = images / "scene10.png", images / "scene2.png"
+    done = babelrs_run(first, "--sensor", "ir", second, "--bundle", toy_bundle.folder, "--out", tmp_path)
+    assert done.returncode == 0 and "2 images" in done.stdout, done.stderr
+
+
 def test_a_pattern_is_expanded_and_quiet_is_quiet(toy_bundle: Bundle, images: Path, tmp_path: Path) -> None:
     done = babelrs_run(
         "--sensor", "ir", images / "**" / "scene2.*", "--bundle", toy_bundle.folder, "--out", tmp_path, "--quiet"
@@ -177,6 +183,23 @@ def test_a_run_without_any_usable_image_fails(toy_bundle: Bundle, tmp_path: Path
     assert_refused(done, "bad.jpg", word, "None of the 1 images")
 
 
+def test_a_file_name_that_is_no_text_has_results_in_every_format(toy_bundle: Bundle, tmp_path: Path) -> None:
+    write_dots(tmp_path / "dots.png", 96, 64, DOTS)
+    odd = os.fsdecode(bytes(tmp_path / "odd-") + b"\xff.png")
+    try:
+        os.rename(tmp_path / "dots.png", odd)
+    except OSError:
+        pytest.skip("the file system takes UTF-8 names only")
+    formats = "jsonl,dota,coco,csv,geojson"
+    done = babelrs_run(
+        "--sensor", "ir", odd, "--bundle", toy_bundle.folder, "--out", tmp_path, "--format", formats, "--save-images"
+    )
+    assert done.returncode == 0 and "Traceback" not in done.stderr and "1 images" in done.stdout
+    (line,) = records(tmp_path / "detections.ir.jsonl")
+    assert str(line["source"]).endswith("odd-\\udcff.png") and line["detections"]
+    assert "odd-\\udcff.png" in (tmp_path / "detections.ir.csv").read_text()
+
+
 def test_the_wrong_number_of_bands_names_file_and_sensor(toy_bundle: Bundle, tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "colour.png"), np.arange(300, dtype=np.uint8).reshape(10, 10, 3) * 7 % 251)
     done = babelrs_run("--sensor", "sar", tmp_path / "colour.png", "--bundle", toy_bundle.folder, "--out", tmp_path)
@@ -203,6 +226,8 @@ def test_an_unknown_sensor_is_answered_with_those_there_are(images: Path) -> Non
         (["--score", "1.5"], "1.5"),
         (["--score", "nan"], "nan"),
         (["--batch", "0"], "--batch"),
+        (["--batch", "1000000"], "0 to 1024"),
+        (["--threads", "100000", "--quiet"], "0 to 1024"),
     ],
 )
 def test_wrong_options_are_refused_before_anything_runs(

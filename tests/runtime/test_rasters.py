@@ -14,6 +14,8 @@ import numpy.typing as npt
 import pytest
 
 from babelrs.images import Frame, ImageError, read_frame
+from babelrs.radiometry import DEFAULT_PROFILES, valid_mask
+from babelrs.sensors import Sensor
 from runtime import rasters
 from runtime.control_points import PolynomialReference, RpcReference
 from runtime.geo import GeoReference
@@ -85,6 +87,15 @@ def test_windows_are_what_reading_the_whole_file_gives(
         assert np.array_equal(assembled(raster), whole.pixels)
         assert_same(open_raster(path).read(0, 0, 90, 70), whole)
         raster.close()
+
+
+@pytest.mark.filterwarnings("error")
+def test_nodata_beyond_float32_is_no_measurement_and_no_warning(tmp_path: Path) -> None:
+    values = counts(1, "float64")
+    values[0, :7] = -1.7e308
+    path = write(tmp_path / "x.tif", values, nodata=-1.7e308)
+    for frame in (read_frame(path), WindowRaster(path).read(0, 0, 90, 70)):
+        assert np.array_equal(valid_mask(frame, DEFAULT_PROFILES[Sensor.IR]), values[0] > -1e30)
 
 
 def test_an_int16_file_without_negative_counts_is_unsigned_wherever_it_is_read(tmp_path: Path) -> None:

@@ -192,6 +192,23 @@ def test_a_sink_that_fails_ends_the_run_and_closes_everything() -> None:
     assert source.is_closed and (sink.closed, other.closed) == (1, 1)
 
 
+@pytest.mark.parametrize("fault", [BabelRSError("No space left.", "Free some."), KeyboardInterrupt()])
+def test_a_failure_does_not_wait_for_a_scene_that_is_under_way(
+    fault: BaseException, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from runtime import scene
+
+    def fail(results: list[FrameResult]) -> None:
+        raise fault
+
+    monkeypatch.setattr(scene, "EXACT_PX", 0)
+    large = Frame(np.full((1500, 1500), 200, np.uint8))  # 841 tiles of 64 px, 421 batches
+    source, model = ListedSource([Frame(dots_image(40, 40, [(5, 5, 200)])), large]), detector(pause_s=0.005)
+    with pytest.raises(type(fault)):
+        run_sources([source], {Sensor.IR: model}, {Sensor.IR: [ListSink(fail)]})
+    assert isinstance(model.engine, BrightestPixel) and model.engine.batches < 200 and source.is_closed
+
+
 def test_results_before_a_source_that_cannot_go_on_are_written_and_the_error_is_raised() -> None:
     broken = ListedSource([*frames(4), BabelRSError("The folder is gone.", "Bring it back.")])
     whole = ListedSource(frames(9), Sensor.SAR)
@@ -199,6 +216,21 @@ def test_results_before_a_source_that_cannot_go_on_are_written_and_the_error_is_
     with pytest.raises(BabelRSError, match="The folder is gone"):
         run_sources([broken, whole], {Sensor.IR: detector(), Sensor.SAR: detector(Sensor.SAR)}, sinks)
     assert len(sinks[Sensor.IR][0].results) == 4 and len(sinks[Sensor.SAR][0].results) == 9
+
+
+def test_a_source_that_ends_in_an_error_is_named_while_the_others_go_on(caplog: pytest.LogCaptureFixture) -> None:
+    stop = threading.Event()
+    broken = ListedSource([BabelRSError("The folder is gone.", "Bring it back.")], name="spool")
+    live = ListedSource(frames(5), Sensor.SAR, live=True)
+
+    def until_said(results: list[FrameResult]) -> None:
+        if "spool gives no more images: The folder is gone. Bring it back." in caplog.messages or len(results) == 2000:
+            stop.set()
+
+    sinks = {Sensor.IR: [ListSink()], Sensor.SAR: [ListSink(until_said)]}
+    with pytest.raises(BabelRSError, match="The folder is gone"):
+        run_sources([broken, live], {Sensor.IR: detector(), Sensor.SAR: detector(Sensor.SAR)}, sinks, stop)
+    assert 0 < len(sinks[Sensor.SAR][0].results) < 2000
 
 
 def test_results_before_an_engine_that_fails_are_written_and_the_error_is_raised() -> None:
@@ -258,6 +290,32 @@ def test_a_signal_ends_a_live_run_with_everything_written(number: signal.Signals
     assert json.loads((out / "detections.ir.geojson").read_text())["features"] == []
 
 
+@pytest.mark.parametrize("closing", [">&-", "2>&-", ">&- 2>&- <&-", ">/dev/full", "| true"])
+def test_a_standard_stream_that_takes_nothing_does_not_fail_the_run(closing: str, tmp_path: Path) -> None:
+    write_dots(tmp_path / "0.png", 80, 60, [(20, 20, 250)])
+    arguments = f"--sensor ir {tmp_path}/0.png --out {tmp_path}/out --format jsonl,csv"
+    command = f"({sys.executable} -m runtime.cli {arguments}; echo $? > {tmp_path}/code) {closing}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False, timeout=60)
+    assert (tmp_path / "code").read_text() == "0\n" and done.stderr == "", done
+    (line,) = (tmp_path / "out" / "detections.ir.jsonl").read_text().splitlines()
+    assert json.loads(line)["frame"] == 0
+
+
+def test_a_second_ctrl_c_ends_the_run_at_once_and_without_a_traceback(tmp_path: Path) -> None:
+    write_dots(tmp_path / "large.png", 8000, 8000, [])
+    running = babelrs_run("--sensor", "ir", str(tmp_path / "large.png"), "--out", str(tmp_path / "out"), "--verbose")
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "out" / "detections.ir.jsonl").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    running.send_signal(signal.SIGINT)
+    assert running.stderr is not None
+    while "stopping" not in running.stderr.readline():
+        assert running.poll() is None
+    running.send_signal(signal.SIGINT)
+    _, errors = running.communicate(timeout=60)
+    assert running.returncode == 130 and errors == "interrupted\n"
+
+
 def test_several_sources_each_with_its_sensor(tmp_path: Path) -> None:
     for sensor in ("ir", "sar"):
         for count in range(3):
@@ -280,6 +338,8 @@ WRONG = {
         ["--sensor", "ir", "a.png", "--source", "sar=b.png"],
         "These sources cannot be opened",
     ),
+    "no sensor of an address with a password": (["rtsp://user:secret@host/x"], "rtsp://***@host/x"),
+    "an address with a slash too few": (["--sensor", "ir", "rtsp:/user:secret@host/x"], "rtsp:/***@host/x"),
     "an unknown kind": (["--sensor", "ir", "gopher://host/x"], "no source of this kind"),
     "another sensor": (["--source", "radar=spool:x"], "radar"),
 }
@@ -291,4 +351,5 @@ def test_wrong_sources_are_named_and_nothing_is_written(name: str, tmp_path: Pat
     running = babelrs_run(*arguments, "--out", str(tmp_path / "out"))
     output, errors = running.communicate(timeout=60)
     assert running.returncode == 2 and said in errors and "Traceback" not in errors and not output
+    assert "secret" not in errors
     assert not list(tmp_path.iterdir())

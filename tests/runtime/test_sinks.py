@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import cv2
@@ -17,8 +19,8 @@ from babelrs.detections import Detections
 from babelrs.errors import BabelRSError
 from babelrs.sensors import Sensor
 from runtime.pipeline import FrameResult
-from runtime.sinks import coco
 from runtime.sinks.coco import CocoSink
+from runtime.sinks.csv import CsvSink
 from runtime.sinks.dota import DotaSink
 from runtime.sinks.image import PALETTE, ImageSink, annotate, display_scale, draw
 from runtime.sinks.jsonl import JsonLinesSink
@@ -76,6 +78,21 @@ def test_a_full_disk_leaves_whole_lines_only(tmp_path: Path) -> None:
     assert text.endswith("\n") and [json.loads(line)["frame"] for line in text.splitlines()] == [0, 1]
 
 
+@pytest.mark.parametrize("kind", [JsonLinesSink, CocoSink, CsvSink])
+def test_an_output_that_somebody_removes_is_an_error_and_not_lost_in_silence(
+    kind: type[JsonLinesSink | CocoSink | CsvSink], tmp_path: Path
+) -> None:
+    (tmp_path / "out").mkdir()
+    sink = kind(tmp_path / "out" / "d")
+    sink.write(result(BOXES))
+    (tmp_path / "out").rename(tmp_path / "elsewhere")  # moved is not lost
+    sink.write(result(BOXES, 1))
+    shutil.rmtree(tmp_path / "elsewhere")
+    with pytest.raises(BabelRSError, match="removed"):
+        sink.write(result(BOXES, 2))
+    sink.close()
+
+
 def test_an_older_file_of_lines_is_replaced(tmp_path: Path) -> None:
     (tmp_path / "d.jsonl").write_text("old\n" * 100)
     sink = JsonLinesSink(tmp_path / "d.jsonl")
@@ -85,8 +102,7 @@ def test_an_older_file_of_lines_is_replaced(tmp_path: Path) -> None:
     assert json.loads(line)["detections"] == []
 
 
-def test_the_coco_file_is_valid_at_any_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(coco, "INTERVAL_S", -1.0)
+def test_the_coco_file_is_valid_at_any_moment(tmp_path: Path) -> None:
     path = tmp_path / "d.coco.json"
     sink = CocoSink(path)
     assert json.loads(path.read_text()) == []
@@ -97,12 +113,16 @@ def test_the_coco_file_is_valid_at_any_moment(tmp_path: Path, monkeypatch: pytes
     assert [path.name for path in tmp_path.iterdir()] == ["d.coco.json"], "a partial file was left"
 
 
-def test_the_coco_file_is_not_rewritten_for_every_frame(tmp_path: Path) -> None:
-    sink = CocoSink(tmp_path / "d.coco.json")
-    sink.write(result(BOXES))
-    assert json.loads((tmp_path / "d.coco.json").read_text()) == []
+def test_the_coco_sink_keeps_nothing_of_what_it_wrote(tmp_path: Path) -> None:
+    sink, one = CocoSink(tmp_path / "d.coco.json"), result(BOXES * 20)
+    sink.write(one)
+    tracemalloc.start()
+    for _ in range(50):
+        sink.write(one)
+    kept_bytes, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
     sink.close()
-    assert len(json.loads((tmp_path / "d.coco.json").read_text())) == 2
+    assert (tmp_path / "d.coco.json").stat().st_size > 400_000 > 10 * kept_bytes
 
 
 def test_pycocotools_loads_the_coco_file(tmp_path: Path) -> None:

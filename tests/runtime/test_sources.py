@@ -25,6 +25,11 @@ def test_a_folder_is_searched_below_in_natural_order(tmp_path: Path) -> None:
     assert names(tmp_path, tmp_path) == ["f1.tiff", "f9.JPG", "f9b.jpeg", "f10.png", "sub/f1.tif"]
 
 
+def test_digits_that_are_no_numbers_sort_as_letters(tmp_path: Path) -> None:
+    touch(tmp_path, "5²3.png", "5²20.png")
+    assert names(tmp_path, tmp_path) == ["5²3.png", "5²20.png"]
+
+
 def test_sources_keep_their_order_and_files_come_once(tmp_path: Path) -> None:
     touch(tmp_path, "b.png", "a.png", "c.png")
     assert names(tmp_path, tmp_path / "c.png", tmp_path, f"{tmp_path}/./a.png") == [
@@ -54,6 +59,14 @@ def test_names_for_result_files_are_unique(tmp_path: Path) -> None:
     touch(tmp_path, "one/x.png", "one/x.tif", "two/x.png", "one/sub/x.png")
     found = find_images([str(tmp_path / "one"), str(tmp_path / "two")])
     assert [image.name for image in found] == ["sub__x", "x", "x-2", "x-3"]
+
+
+def test_names_for_result_files_fit_a_file_system(tmp_path: Path) -> None:
+    touch(tmp_path, f"{'é' * 120}.png", "/".join(["deep" * 20] * 10) + "/7.png", "/".join(["deep" * 20] * 9) + "/7.png")
+    images = [image.name for image in find_images([str(tmp_path)])]
+    assert len(set(images)) == 3 and sum(name.endswith("deep__7") for name in images) == 1
+    for name in images:
+        touch(tmp_path / "out", f".12-{name}-1234.geojson.part")
 
 
 @pytest.mark.parametrize("sources", [["none.png"], ["empty"], ["*.tif"], []])

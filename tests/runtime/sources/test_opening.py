@@ -14,7 +14,7 @@ import pytest
 from babelrs.errors import BabelRSError
 from babelrs.sensors import Sensor
 from runtime.sources.files import FileSource
-from runtime.sources.opening import ADDRESS_FORMS, Opening, open_source, parse_source
+from runtime.sources.opening import ADDRESS_FORMS, Opening, open_source, open_together, parse_source
 from runtime.sources.spool import SpoolSource
 from runtime.sources.supervised import SupervisedSource
 from runtime.sources.video import VideoSource
@@ -111,6 +111,26 @@ def test_names_are_unique_across_the_sources_of_a_run(tmp_path: Path) -> None:
         png(tmp_path / folder / "x.png")
         names += [item.name for item in usable(take(open_source(str(tmp_path / folder), Sensor.IR, opening), 9))]
     assert names == ["x", "x-2"]
+
+
+def test_a_file_of_two_sources_comes_once_and_where_it_was_named_first(tmp_path: Path) -> None:
+    a, b = png(tmp_path / "a.png"), png(tmp_path / "b.png")
+    named = [(Sensor.IR, str(b)), (Sensor.RGB, str(a)), (Sensor.IR, str(tmp_path / "*.png"))]
+    rgb, ir = open_together(named, Opening())
+    assert isinstance(rgb, FileSource) and isinstance(ir, FileSource)
+    assert [image.path for image in ir.images] == [b, a] and [image.path for image in rgb.images] == [a]
+
+
+def test_standard_input_is_one_source() -> None:
+    with pytest.raises(BabelRSError, match="name it once"):
+        open_together([(Sensor.IR, "-"), (Sensor.RGB, "-")], Opening())
+
+
+@pytest.mark.parametrize("form", ["{}", "ir={}", "spool:{}", "foo://{}"])
+def test_a_name_that_the_system_cannot_take_is_an_error_of_the_user(form: str) -> None:
+    pipeline = form.format("nvarguscamerasrc ! queue " * 20)  # somebody left out gst:
+    with pytest.raises(BabelRSError, match="gst:PIPELINE"):
+        open_together([(Sensor.IR, parse_source(pipeline)[1])], Opening())
 
 
 @pytest.mark.parametrize("address", ["gopher://user:secret@host/x", "ftp://user:secret@host/a.tif"])
