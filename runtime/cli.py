@@ -37,11 +37,11 @@ def _run(argv: list[str]) -> int:
 
     sources = _open_sources(options)
     detectors = _open_detectors(options, {source.sensor for source in sources})
-    formats = (*options.formats, *(["images"] if options.save_images else []))
+    pictures = [name for name, wanted in (("images", options.save_images), ("video", options.save_video)) if wanted]
     line = progress_line(options.log_level != "WARNING")
     with stopped_by_signals() as stop:
-        sinks = open_sinks(Path(options.out), detectors, formats)
-        summaries = run_sources(sources, detectors, sinks, stop.event, options.save_images, line or (lambda job: None))
+        sinks = open_sinks(Path(options.out), detectors, (*options.formats, *pictures))
+        summaries = run_sources(sources, detectors, sinks, stop.event, bool(pictures), line or (lambda job: None))
     if line is not None:
         line.clear()
     return _report(options, sources, detectors, summaries, stop.asked)

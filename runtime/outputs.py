@@ -13,6 +13,7 @@ from runtime.sinks.dota import DotaSink
 from runtime.sinks.geojson import GeoJsonSink
 from runtime.sinks.image import ImageSink
 from runtime.sinks.jsonl import JsonLinesSink
+from runtime.sinks.video import VideoSink
 
 SINKS: Mapping[str, tuple[str, Callable[[Path], Sink]]] = {
     "jsonl": ("detections.{}.jsonl", JsonLinesSink),
@@ -21,6 +22,7 @@ SINKS: Mapping[str, tuple[str, Callable[[Path], Sink]]] = {
     "coco": ("detections.{}.coco.json", CocoSink),
     "csv": ("detections.{}.csv", CsvSink),
     "images": ("images.{}", ImageSink),
+    "video": ("video.{}.mp4", VideoSink),
 }
 """Formats, what they are called in the output folder with the sensor's name, and what writes them."""
 

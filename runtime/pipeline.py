@@ -48,6 +48,8 @@ class FrameResult:
         latency_ms: Milliseconds by stage.
         size: ``(width, height)`` of the frame; ``None``: those of ``image``.
         places: Where the detections lie on Earth, where that is known.
+        offset_s: Seconds from the start of its recording, where that is known, as in :class:`runtime.sources.Capture`.
+        stream: Place of its source among those of its sensor, from 0.
 
     Raises:
         ValueError: Neither ``image`` nor ``size`` is given.
@@ -64,6 +66,8 @@ class FrameResult:
     latency_ms: dict[str, float]
     size: tuple[int, int] | None = None
     places: Places | None = None
+    offset_s: float | None = None
+    stream: int = 0
 
     def __post_init__(self) -> None:
         if self.image is None and self.size is None:

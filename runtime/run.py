@@ -125,10 +125,11 @@ class _Threads:
         """Run every source in a thread; what they give is taken in turns."""
         lanes: Lanes[Taken] = Lanes(len(sources), max(UNDER_WAY.values()))
         for lane, source in enumerate(sources):
-            self._start(partial(self._read, source, lanes, lane), lanes, lane, source.name)
+            stream = sum(other.sensor == source.sensor for other in sources[:lane])
+            self._start(partial(self._read, source, lanes, lane, stream), lanes, lane, source.name)
         return lanes
 
-    def _read(self, source: Source, lanes: Lanes[Taken], lane: int) -> None:
+    def _read(self, source: Source, lanes: Lanes[Taken], lane: int, stream: int) -> None:
         free = threading.Semaphore(UNDER_WAY[source.live])
         captures, is_alone = iter(source.captures(self._stop)), len(lanes.depths) == 1
         while _acquired(free, self._stop):
@@ -140,7 +141,7 @@ class _Threads:
                 raise
             if item is None:
                 return
-            lanes.put(Taken(item, source.sensor, lane, time.perf_counter(), free.release), lane)
+            lanes.put(Taken(item, source.sensor, lane, stream, time.perf_counter(), free.release), lane)
 
     def _start(self, work: Callable[[], None], lanes: Lanes[T], lane: int, name: str) -> None:
         def guarded() -> None:

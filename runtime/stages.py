@@ -28,6 +28,7 @@ class Taken:
         item: An image, or what is wrong with it.
         sensor: Of the source.
         origin: Place of the source among all.
+        stream: Its place among those of its sensor.
         taken_s: When the source gave it, as :func:`time.perf_counter` counts.
         release: To be called once its result is written: the source may give another.
     """
@@ -35,6 +36,7 @@ class Taken:
     item: Capture | Unusable
     sensor: Sensor
     origin: int
+    stream: int
     taken_s: float
     release: Callable[[], None]
 
@@ -202,4 +204,6 @@ def _result(job: Job, with_pictures: bool) -> FrameResult:
         latency_ms=job.watch.elapsed_ms,
         size=(capture.raster.width, capture.raster.height),
         places=places,
+        offset_s=capture.offset_s,
+        stream=job.taken.stream,
     )

@@ -69,12 +69,15 @@ def display_scale(width: int, height: int) -> int:
     return int(np.clip(np.ceil(LEGIBLE_PX / max(width, height)), 1, _MAX_SCALE))
 
 
-def annotate(result: FrameResult) -> Image:
+def annotate(result: FrameResult, scale: float | None = None) -> Image:
     """The image the model saw, in colour, with the detections drawn.
 
+    Args:
+        result: What was found, with an image.
+        scale: Factor ``s`` by which the image is enlarged or reduced; ``None``: :func:`display_scale`.
+
     Returns:
-        ``(s H, s W, 3)`` uint8 in OpenCV's blue, green, red order, ``H`` and ``W`` of the result's image and ``s`` from
-        :func:`display_scale`.
+        ``(s H, s W, 3)`` uint8 in OpenCV's blue, green, red order, ``H`` and ``W`` of the result's image.
 
     Raises:
         BabelRSError: The result has no image.
@@ -84,7 +87,7 @@ def annotate(result: FrameResult) -> Image:
         raise BabelRSError(f"{result.source}: no image was kept to draw on.", "Leave out --save-images.")
     shrunk = np.array([image.shape[1] / result.width, image.shape[0] / result.height], np.float32)
     found = replace(result.detections, boxes=result.detections.boxes * [*shrunk, shrunk[0], shrunk[0], 1])
-    return draw(image, found, display_scale(image.shape[1], image.shape[0]))
+    return draw(image, found, display_scale(image.shape[1], image.shape[0]) if scale is None else scale)
 
 
 def draw(image: Image, found: Detections, scale: float, captions: bool = True) -> Image:

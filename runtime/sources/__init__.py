@@ -24,7 +24,8 @@ class Capture:
         sequence: Its number in its source, from 0; a gap is a frame that was dropped or could not be used.
         time: When it was taken, or read where that is not known; ISO 8601 in UTC.
         read_ms: Milliseconds that opening, decoding or receiving it took, waiting left out.
-        offset_s: Seconds since the start of its recording, where the recording says so.
+        offset_s: Seconds since the start of its recording, where the recording says so; of a live source since its
+            first frame.
     """
 
     raster: Raster

@@ -27,7 +27,7 @@ def require_av() -> Any:
         import av
     except ImportError as error:
         remedy = "Install it with `pip install 'babelrs[video]'`."
-        raise BabelRSError(f"Video files and network streams need PyAV ({error}).", remedy) from None
+        raise BabelRSError(f"Videos and network streams need PyAV ({error}).", remedy) from None
     module: Any = av
     return module
 

@@ -112,6 +112,7 @@ class SupervisedSource:
         # Of the thread alone:
         self._logged: set[str] = set()
         self._outage_since: float | None = None
+        self._begin = 0.0
 
     @property
     def dropped(self) -> int:
@@ -195,6 +196,7 @@ class SupervisedSource:
 
     def _put(self, received: Received, now: float) -> None:
         sequence = self._health.received
+        self._begin = now if sequence == 0 else self._begin
         capture = Capture(
             FrameRaster(received.frame),
             self.name,
@@ -203,6 +205,7 @@ class SupervisedSource:
             sequence,
             utc_text(self._clock.now()),
             received.read_ms,
+            offset_s=now - self._begin,
         )
         with self._changed:
             replaced = self._slot is not None

@@ -257,3 +257,11 @@ def test_bytes_in_memory_are_read_as_the_file_is(tmp_path: Path) -> None:
     for data in (b"", b"GIF89a", path.read_bytes()[:60]):
         with pytest.raises(ImageError, match=r"shard\.tar:a"):
             decode_frame(data, "shard.tar:a")
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+@pytest.mark.parametrize("bands", [3, 4])
+def test_bands_of_any_depth_come_red_first(tmp_path: Path, dtype: str, bands: int) -> None:
+    stored = np.random.default_rng(3).integers(0, np.iinfo(dtype).max, (5, 7, bands), dtype, endpoint=True)
+    cv2.imwrite(str(tmp_path / "a.png"), stored)  # takes blue, green, red
+    assert (read_frame(tmp_path / "a.png").pixels == stored[..., [2, 1, 0, 3][:bands]]).all()

@@ -65,3 +65,9 @@ def test_auto_says_which_engine_it_took_and_why(
         engine = open_engine(toy_bundle, Sensor.IR, "auto", 1)
     assert engine.name == "onnxruntime" and "not tensorrt: No engine for ir of this bundle" in engine.reason
     assert f"ir: engine onnxruntime (fp32): {engine.reason}" in caplog.text
+
+
+def test_threads_that_wait_for_work_do_not_spin(toy_bundle: Bundle) -> None:
+    engine = open_engine(toy_bundle, Sensor.IR, "onnxruntime")
+    options = engine._session.get_session_options()  # type: ignore[attr-defined]
+    assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
