@@ -98,8 +98,9 @@ def _report(
     if stopped or any(summary.num_images for summary in summaries):
         return EXIT_DONE
     tried = sum(sum(summary.skipped.values()) for summary in summaries)
-    what = f"None of the {tried} images could be processed." if tried else "The sources gave no image."
-    say(f"error: {what} The lines above say why; mend or replace the files.\n", sys.stderr)
+    why = "The lines above say why; mend or replace the files."
+    what = f"None of the {tried} images could be processed. {why}" if tried else "The sources gave no image."
+    say(f"error: {what}\n", sys.stderr)
     return EXIT_USER_INPUT
 
 

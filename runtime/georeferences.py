@@ -41,6 +41,8 @@ def _stated(file: Any) -> PixelMap | None:
     points, points_crs = file.gcps
     if file.crs is not None and not file.transform.is_identity:
         a, b, c, d, e, f = tuple(float(value) for value in file.transform)[:6]
+        if a * e == b * d:
+            raise NoReference("its transform puts all pixels on a line")
         return GeoReference(file.crs.to_wkt(), (a, b, c, d, e, f))
     if points and points_crs is not None:
         pixels = np.array([[point.col, point.row] for point in points], np.float64)

@@ -26,13 +26,13 @@ class ProgressLine:
     stream: TextIO
     clock: Callable[[], float] = time.monotonic
     _shown_s: float = -1e9
-    _begun: tuple[int, float] = (-1, 0.0)
+    _begun: tuple[tuple[str, int], float] = (("", -1), 0.0)
 
     def __call__(self, job: Job) -> None:
         """Tiles of an image are done."""
         now = self.clock()
-        if self._begun[0] != id(job):
-            self._begun = (id(job), now)
+        if self._begun[0] != (job.taken.sensor, job.number):
+            self._begun = ((job.taken.sensor, job.number), now)
         if now - self._shown_s >= INTERVAL_S:
             self._shown_s = now
             self._write(f"{_ERASE}{self._text(job, now)}")

@@ -6,6 +6,7 @@ images under way each: that bounds memory and, for live sources, how old a resul
 
 from __future__ import annotations
 
+import itertools
 import logging
 import threading
 import time
@@ -25,6 +26,8 @@ from runtime.summary import Summary
 
 UNDER_WAY = {True: 2, False: 4}
 """Images that a source may have under way: of a live one the engine's and the next, of files a few more."""
+SAID = 10
+"""Unusable images of one cause and source that are named; of more, ever fewer: a camera may send nothing else."""
 BETWEEN = 2
 """Items that wait between two stages."""
 _LOGGER = logging.getLogger(__name__)
@@ -67,10 +70,14 @@ def run_sources(
         for source in sources:
             stack.callback(source.close)
         threads = _Threads(stack, stop)
-        taken = threads.reading(sources)
-        work = threads.between(prepared(taken, detectors), "prepare")
-        outputs = threads.between(inferred(work), "infer")
-        for one in threads.between(finished(outputs, with_pictures, progress), "finish"):
+        numbers = {sensor: itertools.count() for sensor in detectors}
+        taken = [threads.reading(sources, lane) for lane in range(len(sources))]
+        work = threads.between(
+            prepared(lanes, detectors[source.sensor], numbers[source.sensor])
+            for lanes, source in zip(taken, sources, strict=True)
+        )
+        outputs = threads.between([inferred(work)])
+        for one in threads.between([finished(outputs, with_pictures, progress)]):
             _write(one, sinks, summaries[one.taken.origin])
             one.taken.release()
     for summary, source in zip(summaries, sources, strict=True):
@@ -80,8 +87,10 @@ def run_sources(
 
 def _write(one: Found | Failed, sinks: Mapping[Sensor, Sequence[Sink]], summary: Summary) -> None:
     if isinstance(one, Failed):
-        _LOGGER.warning("skipped %s", one.error)
-        summary.skip(one.error.cause)
+        count = summary.skip(one.error.cause)
+        if count <= SAID or count & (count - 1) == 0:  # then the 16th, the 32nd, ...
+            again = f" ({count} of this cause so far)" if count > SAID else ""
+            _LOGGER.warning("skipped %s%s", one.error, again)
         return
     for sink in sinks[one.taken.sensor]:
         sink.write(one.result)
@@ -110,28 +119,25 @@ class _Threads:
         for thread in self._threads:
             thread.join()
 
-    def between(self, items: Iterable[T], name: str) -> Lanes[T]:
-        """Run a generator in a thread; what it gives waits in a lane."""
-        lanes: Lanes[T] = Lanes(1, BETWEEN)
-
-        def work() -> None:
-            for item in items:
-                lanes.put(item)
-
-        self._start(work, lanes, 0, name)
+    def between(self, streams: Iterable[Iterable[T]]) -> Lanes[T]:
+        """Run generators in a thread each; what they give is taken in turns, so that none starves."""
+        running = list(streams)
+        lanes: Lanes[T] = Lanes(len(running), BETWEEN)
+        for lane, items in enumerate(running):
+            self._start(partial(_put_all, items, lanes, lane), lanes, lane)
         return lanes
 
-    def reading(self, sources: Sequence[Source]) -> Lanes[Taken]:
-        """Run every source in a thread; what they give is taken in turns."""
-        lanes: Lanes[Taken] = Lanes(len(sources), max(UNDER_WAY.values()))
-        for lane, source in enumerate(sources):
-            stream = sum(other.sensor == source.sensor for other in sources[:lane])
-            self._start(partial(self._read, source, lanes, lane, stream), lanes, lane, source.name)
+    def reading(self, sources: Sequence[Source], place: int) -> Lanes[Taken]:
+        """Run one of the sources in a thread."""
+        lanes: Lanes[Taken] = Lanes(1, max(UNDER_WAY.values()))
+        self._start(partial(self._read, sources, place, lanes), lanes, 0)
         return lanes
 
-    def _read(self, source: Source, lanes: Lanes[Taken], lane: int, stream: int) -> None:
+    def _read(self, sources: Sequence[Source], place: int, lanes: Lanes[Taken]) -> None:
+        source, is_alone = sources[place], len(sources) == 1
+        stream = sum(other.sensor == source.sensor for other in sources[:place])
         free = threading.Semaphore(UNDER_WAY[source.live])
-        captures, is_alone = iter(source.captures(self._stop)), len(lanes.depths) == 1
+        captures = iter(source.captures(self._stop))
         while _acquired(free, self._stop):
             try:
                 item = next(captures, None)
@@ -141,9 +147,9 @@ class _Threads:
                 raise
             if item is None:
                 return
-            lanes.put(Taken(item, source.sensor, lane, stream, time.perf_counter(), free.release), lane)
+            lanes.put(Taken(item, source.sensor, place, stream, time.perf_counter(), free.release))
 
-    def _start(self, work: Callable[[], None], lanes: Lanes[T], lane: int, name: str) -> None:
+    def _start(self, work: Callable[[], None], lanes: Lanes[T], lane: int) -> None:
         def guarded() -> None:
             error = None
             try:
@@ -151,14 +157,18 @@ class _Threads:
             except Abandoned:
                 pass
             except BaseException as raised:  # carried to where the lane is read, maybe long after
-                _LOGGER.debug("%s ended: %s", name, raised)
                 error = raised
             lanes.close(lane, error)
 
         self._ends.append(lanes.abandon)
-        thread = threading.Thread(target=guarded, name=name, daemon=True)
+        thread = threading.Thread(target=guarded, daemon=True)
         thread.start()
         self._threads.append(thread)
+
+
+def _put_all(items: Iterable[T], lanes: Lanes[T], lane: int) -> None:
+    for item in items:
+        lanes.put(item, lane)
 
 
 def _acquired(free: threading.Semaphore, stop: threading.Event) -> bool:

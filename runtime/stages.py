@@ -7,7 +7,7 @@ that sources may have under way.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from babelrs.images import ImageError
@@ -108,16 +108,20 @@ class Found:
 Work = Tiles | Complete | Failed
 
 
-def prepared(taken: Iterable[Taken], detectors: Mapping[Sensor, Detector]) -> Iterator[Work]:
-    """Tiles of uint8 pixels, as many at a time as the detector takes, and the end of every image."""
-    counts = dict.fromkeys(detectors, 0)
+def prepared(taken: Iterable[Taken], detector: Detector, numbers: Iterator[int]) -> Iterator[Work]:
+    """Tiles of uint8 pixels, as many at a time as the detector takes, and the end of every image.
+
+    Args:
+        taken: Images of one sensor.
+        detector: The sensor's.
+        numbers: The images', shared by all sources of the sensor.
+    """
     for one in taken:
-        number = counts[one.sensor]
-        counts[one.sensor] += 1
+        number = next(numbers)
         if isinstance(one.item, Unusable):
             yield Failed(one, one.item.error)
             continue
-        job = Job(one, one.item, number, detectors[one.sensor])
+        job = Job(one, one.item, number, detector)
         try:
             yield from _tiles_of(job)
         except ImageError as error:

@@ -33,7 +33,8 @@ class Stop:
 def stopped_by_signals() -> Iterator[Stop]:
     """What the first signal sets; the second does what it did before. In the main thread only."""
     stop = Stop()
-    before = {number: signal.getsignal(number) for number in SIGNALS}
+    found = {number: signal.getsignal(number) for number in SIGNALS}
+    before = {number: handler for number, handler in found.items() if handler is not signal.SIG_IGN}  # as nohup sets
 
     def restore() -> None:
         for number, handler in before.items():
@@ -45,7 +46,7 @@ def stopped_by_signals() -> Iterator[Stop]:
         restore()
         say(_SAID, sys.stderr)
 
-    for number in SIGNALS:
+    for number in before:
         signal.signal(number, handle)
     try:
         yield stop

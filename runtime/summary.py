@@ -44,9 +44,10 @@ class Summary:
         for stage, values in self.latencies_ms.items():
             values.append(total_ms if stage == TOTAL else result.latency_ms[stage])
 
-    def skip(self, cause: str) -> None:
-        """Count one image that could not be used."""
+    def skip(self, cause: str) -> int:
+        """Count one image that could not be used; returns how many it were of this cause."""
         self.skipped[cause] += 1
+        return self.skipped[cause]
 
     def line(self) -> str:
         """One line: images, detections per class, images a second, median milliseconds per stage, skipped by cause."""

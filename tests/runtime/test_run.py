@@ -173,6 +173,28 @@ def test_two_sensors_share_the_engines_and_neither_starves() -> None:
     assert all(len(summary.latencies_ms["total"]) == summary.num_images for summary in summaries)
 
 
+def test_a_live_source_does_not_wait_for_the_end_of_a_scene_beside_it() -> None:
+    """The scene has some 150 batches: while it lasts, the live source has a result for each of them or so."""
+    scene = ListedSource([Frame(np.full((900, 900), 90, np.uint8))], Sensor.SAR, name="scene")
+    live, stop, order = ListedSource(frames(5), live=True, name="live"), threading.Event(), []
+
+    def note(results: list[FrameResult]) -> None:
+        order.append(results[-1].sensor)
+        if results[-1].sensor is Sensor.SAR:
+            stop.set()
+
+    detectors = {Sensor.IR: detector(pause_s=0.001), Sensor.SAR: detector(Sensor.SAR, pause_s=0.001)}
+    run_sources([scene, live], detectors, {Sensor.IR: [ListSink(note)], Sensor.SAR: [ListSink(note)]}, stop)
+    assert order.index(Sensor.SAR) >= 10
+
+
+def test_a_flood_of_unusable_images_is_counted_and_not_said_image_by_image(caplog: pytest.LogCaptureFixture) -> None:
+    source = ListedSource([*([None] * 100), *frames(1)])
+    (summary,) = run_sources([source], {Sensor.IR: detector()}, {Sensor.IR: [ListSink()]})
+    said = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert summary.skipped["broken"] == 100 and len(said) == 10 + 3 and "(64 of this cause so far)" in said[-1]
+
+
 def test_what_was_accepted_when_the_run_is_stopped_is_written() -> None:
     stop = threading.Event()
     source = ListedSource(frames(5), live=True)
@@ -206,7 +228,7 @@ def test_a_failure_does_not_wait_for_a_scene_that_is_under_way(
     source, model = ListedSource([Frame(dots_image(40, 40, [(5, 5, 200)])), large]), detector(pause_s=0.005)
     with pytest.raises(type(fault)):
         run_sources([source], {Sensor.IR: model}, {Sensor.IR: [ListSink(fail)]})
-    assert isinstance(model.engine, BrightestPixel) and model.engine.batches < 200 and source.is_closed
+    assert isinstance(model.engine, BrightestPixel) and len(model.engine.batches) < 200 and source.is_closed
 
 
 def test_results_before_a_source_that_cannot_go_on_are_written_and_the_error_is_raised() -> None:
