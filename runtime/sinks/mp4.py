@@ -101,7 +101,6 @@ class Mp4File:
 
     def _packets(self, frame: Any) -> Iterator[Any]:
         for packet in self._stream.encode(frame):
-            packet.duration = round(INTERVAL_S / _TIME_BASE)
             self._num_packets += 1
             yield packet
 
@@ -152,7 +151,7 @@ def _opened(path: Path, written: _Written, width: int, height: int) -> tuple[Any
 
 
 def _stream(container: Any, codec: str, options: Mapping[str, str], width: int, height: int) -> Any:
-    stream = container.add_stream(codec)
+    stream = container.add_stream(codec, rate=round(1 / INTERVAL_S))  # how long the last picture is shown
     stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
     stream.time_base, stream.options = _TIME_BASE, dict(options)
     context = stream.codec_context

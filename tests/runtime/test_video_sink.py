@@ -194,6 +194,20 @@ def test_pictures_are_shown_when_they_were_taken(offsets: list[float | None], ex
     assert [timeline.place(offset) for offset in offsets] == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("codec", ["libx264", "mpeg4"])
+def test_the_last_picture_is_shown_as_long_as_any(tmp_path: Path, codec: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if codec not in av.codecs_available:
+        pytest.skip(f"this build of PyAV has no {codec}")
+    monkeypatch.setattr(mp4, "CODECS", {codec: mp4.CODECS[codec]})
+    sink = VideoSink(tmp_path / "v.mp4")
+    for number in range(3):
+        sink.write(result(BOXES, number))
+    sink.close()
+    with av.open(str(tmp_path / "v.mp4")) as container:
+        stream = container.streams.video[0]
+        assert float(stream.duration * stream.time_base) == pytest.approx(0.6)
+
+
 def test_times_reach_the_file(tmp_path: Path) -> None:
     sink = VideoSink(tmp_path / "v.mp4")
     given = [3.0, 3.04, 3.0405, 3.1, 63.1]
