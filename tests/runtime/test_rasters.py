@@ -210,6 +210,9 @@ def test_a_place_that_cannot_be_used_is_a_warning_with_the_reason(
     assert open_raster(write(tmp_path / "hall.tif", counts(1, "uint8"), **{**UTM, "crs": local})).geo is None
     assert "hall.tif: its detections get no place" in caplog.text
     assert WindowRaster(path).read(0, 0, 5, 5).pixels.shape == (5, 5)
+    flat = rasterio.Affine(0.0, 0.0, 500_000, 0.0, 0.0, 5_000_000)
+    assert open_raster(write(tmp_path / "flat.tif", counts(1, "uint8"), **{**UTM, "transform": flat})).geo is None
+    assert "flat.tif: its detections get no place on Earth: its transform puts all pixels on a line" in caplog.text
 
 
 def large(path: Path, **options: Any) -> Path:
