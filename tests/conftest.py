@@ -15,6 +15,7 @@ LONGEST_FIRST = (
     "test_processes",
     "test_quantize_int8",
     "test_tensorrt_graphs",
+    "test_overfit",
 )
 """Files that take minutes: begun first, so that no core waits for one of them at the end."""
 
