@@ -105,8 +105,7 @@ def test_a_stopped_build_goes_on_where_it_was(
         return original(network, config, log)
 
     monkeypatch.setattr(trt, "_build", stopping)
-    with pytest.raises(KeyboardInterrupt):
-        build_it(int8_bundle)
+    assert build_it(int8_bundle) == 130  # as a shell says it of Ctrl-C
     assert set(records(int8_bundle)) == {"int8"}
     assert build_it(int8_bundle) == 0
     assert count == 3 and len(trt.builds) == 2
