@@ -69,6 +69,8 @@ def parse_run(argv: list[str]) -> RunOptions:
         raise BabelRSError(f"--score is {given.score}.", "Give a number from 0 to 1.")
     if not (given.positional or given.source):
         raise BabelRSError("No source was named.", "Name images, a stream or a camera; see --help.")
+    if not given.out:
+        raise BabelRSError("--out is empty.", "Name a folder.")
     if not (1 <= given.batch <= MOST and 0 <= given.threads <= MOST):
         what = f"--batch is {given.batch}, --threads {given.threads}."
         raise BabelRSError(what, f"Give 1 to {MOST} and 0 to {MOST}.")

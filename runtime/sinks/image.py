@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,8 @@ LEGIBLE_PX = 1000
 
 _MAX_SCALE = 4
 _JPEG_MAX_PX = 65_500
+_PNG_MAX_PX = 1_000_000  # of libpng, as OpenCV builds it
+_LOGGER = logging.getLogger(__name__)
 _FONT_SCALE = 0.42
 _PAD_PX = 2
 
@@ -51,6 +54,9 @@ class ImageSink:
 
     def write(self, result: FrameResult) -> None:
         """Draw and write one image."""
+        if max(result.width, result.height) > _PNG_MAX_PX:
+            _LOGGER.warning("%s: a side of over %d pixels: no annotated image", result.source, _PNG_MAX_PX)
+            return
         cv2 = quiet_opencv()
         drawn = annotate(result)
         small = max(drawn.shape[:2]) <= _JPEG_MAX_PX

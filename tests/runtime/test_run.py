@@ -362,6 +362,7 @@ WRONG = {
     ),
     "no sensor of an address with a password": (["rtsp://user:secret@host/x"], "rtsp://***@host/x"),
     "an address with a slash too few": (["--sensor", "ir", "rtsp:/user:secret@host/x"], "rtsp:/***@host/x"),
+    "no folder": (["--sensor", "ir", "a.png", "--out", ""], "--out is empty"),
     "an unknown kind": (["--sensor", "ir", "gopher://host/x"], "no source of this kind"),
     "another sensor": (["--source", "radar=spool:x"], "radar"),
 }
@@ -370,7 +371,7 @@ WRONG = {
 @pytest.mark.parametrize("name", WRONG)
 def test_wrong_sources_are_named_and_nothing_is_written(name: str, tmp_path: Path) -> None:
     arguments, said = WRONG[name]
-    running = babelrs_run(*arguments, "--out", str(tmp_path / "out"))
+    running = babelrs_run("--out", str(tmp_path / "out"), *arguments)
     output, errors = running.communicate(timeout=60)
     assert running.returncode == 2 and said in errors and "Traceback" not in errors and not output
     assert "secret" not in errors

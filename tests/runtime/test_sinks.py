@@ -186,6 +186,16 @@ def test_labels_of_crowded_boxes_do_not_cover_each_other() -> None:
     assert plates > 4 * int((single == np.array(PALETTE[0])).all(axis=2).sum())
 
 
+def test_an_image_that_no_picture_format_takes_is_left_out_and_the_run_goes_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    sink = ImageSink(tmp_path / "images")
+    sink.write(result([], 0, (1, 1_000_001)))
+    sink.write(result([], 1))
+    assert [path.name for path in (tmp_path / "images").iterdir()] == ["1.jpg"]
+    assert "in/0.tif: a side of over 1000000 pixels: no annotated image" in caplog.text
+
+
 def test_boxes_far_outside_the_image_are_drawn_without_harm() -> None:
     shown = annotate(result([[-500.0, 60.0, 30.0, 10.0, 0.3], [1e6, 1e6, 1e6, 10.0, 0.3]]))
     assert shown.shape == annotate(result([])).shape
