@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from babelrs.bundle import sha256_of
 from babelrs.errors import BabelRSError, run_command
 from babelrs.sensors import Sensor
-from benchmarks.experiment import Arm, Results, options, settings_hash, to_the_end
+from benchmarks.experiment import Arm, Results, options, settings_hash, to_the_end, with_end
 from benchmarks.launching import metrics
 from benchmarks.seeds import ACCURACIES, Record, accuracies, curve_of, draw_curves, draw_ends, format_table, summary
 from train.checkpoint import WEIGHTS_FILE, Checkpoint, read_checkpoint
@@ -57,7 +57,7 @@ def run_arm(config: ExperimentConfig, arm: Arm) -> Record:
         to_the_end(run, "train.finetune", *given)
     else:
         to_the_end(run, "compress.distill", *given, "--teacher", config.teacher, *options(config.distill))
-    return record_of(arm, metrics(run), read_checkpoint(run / "final"))
+    return record_of(arm, with_end(run, config.data, metrics(run)), read_checkpoint(run / "final"))
 
 
 def record_of(arm: Arm, lines: Sequence[Mapping[str, Any]], student: Checkpoint) -> Record:

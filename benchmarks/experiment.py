@@ -18,6 +18,7 @@ from typing import Any
 from babelrs.errors import BabelRSError
 from benchmarks.launching import command, environment
 from benchmarks.seeds import Record
+from train.checkpoint import RECORD_FILE
 
 log = logging.getLogger("benchmarks.experiment")
 
@@ -118,6 +119,30 @@ def to_the_end(run: Path, module: str, *given: object) -> None:
     if run.exists() and not (run / "last").exists():
         raise BabelRSError(f"{run} was stopped before its first checkpoint.", "Remove it and start again.")
     call(run.parent / f"{run.name}.log", module, *given, *(["--resume"] if run.exists() else []))
+
+
+def with_end(run: Path, data: Path, lines: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The lines of a detection run's ``metrics.jsonl``, and its end, measured where the run did not do so itself.
+
+    Args:
+        run: A finished run's folder.
+        data: What it learnt from and is measured on.
+        lines: Of the run.
+
+    Raises:
+        BabelRSError: It cannot be measured.
+    """
+    final = run / "final"
+    step = json.loads((final / RECORD_FILE).read_text())["training"]["step"]
+    if any(line["step"] == step and line.get("h_map") is not None for line in lines):
+        return list(lines)
+    result = final / "evaluation.eval" / "evaluation.json"
+    once(
+        result, run.parent / f"{run.name}.log", "train.evaluate", "--checkpoint", final, "--data.root", data,
+        "--threads", 1, "--examples", 0, "--plots", "false", "--result_files", "false",
+    )  # fmt: skip
+    found = json.loads(result.read_text())
+    return [*lines, {"step": step, "h_map": found["h_map"], "evaluation": found}]
 
 
 def options(pairs: Sequence[str]) -> list[str]:

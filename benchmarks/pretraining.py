@@ -16,7 +16,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 
 from babelrs.errors import BabelRSError, run_command
-from benchmarks.experiment import Arm, Results, once, options, settings_hash, to_the_end
+from benchmarks.experiment import Arm, Results, once, options, settings_hash, to_the_end, with_end
 from benchmarks.launching import metrics
 from benchmarks.pretraining_report import MEASURES, SCHEMA, measures, plot, record_of
 from benchmarks.seeds import Record, format_table, summary
@@ -92,7 +92,7 @@ def run_arm(config: ExperimentConfig, arm: Arm, learnt: Path, held_out: Path) ->
         run, "train.finetune", "--config", config.detection, "--seed", arm.seed, "--out", run, "--data.root",
         config.data, "--backbone", backbone, *options(config.more),
     )  # fmt: skip
-    return record_of(arm.name, arm.seed, metrics(backbone), metrics(run))
+    return record_of(arm.name, arm.seed, metrics(backbone), with_end(run, config.data, metrics(run)))
 
 
 def write_untrained(config: ExperimentConfig) -> None:

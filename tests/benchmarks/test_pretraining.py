@@ -70,7 +70,7 @@ def small_settings(folder: Path) -> list[str]:
         "data": {"max_length": 256, "tile_px": 32, "patch_px": 8, "max_tiles": 1, "max_broken_share": 1},
     }  # fmt: skip
     detection = {
-        "steps": 2, "save_every": 2, "log_every": 1, "data": {"workers": 0}, "augment": {"crop_px": 128},
+        "steps": 3, "save_every": 2, "log_every": 1, "data": {"workers": 0}, "augment": {"crop_px": 128},
         "model": {"backbone": {"stem_widths": [8, 8, 12], "stem_blocks": [0, 0, 0]}, "pyramid_channels": 16,
                   "head_channels": 16, "input_px": {"rgb": [64, 64], "sar": [64, 64], "ir": [64, 64]}},
         "batch": {"rgb": 1, "sar": 1, "ir": 1}, "optimizer": {"warmup_steps": 0},
@@ -93,7 +93,8 @@ def test_the_arms_run_to_the_end_and_finished_ones_are_kept(tmp_path: Path, caps
     content = json.loads((tmp_path / "result.json").read_text())
     assert [(record["arm"], record["seed"]) for record in content["records"]] == [("none", 0), ("lvsa", 0)]
     none, lvsa = content["records"]
-    assert none["held_out"] == [] and len(lvsa["held_out"]) == 2 and len(lvsa["cosines"]) == 2
+    assert none["held_out"] == [] and len(lvsa["held_out"]) == 2 and len(lvsa["cosines"]) == 3
+    assert [point["step"] for point in none["curve"]] == [2, 3]  # the run measured step 2; the end is measured too
     assert (tmp_path / "result.png").exists() and str(tmp_path) not in json.dumps(content)
     assert "h_map" in capsys.readouterr().out
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "work").rglob("*.safetensors")}
