@@ -15,7 +15,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from babelrs.boxes import to_corners
-from babelrs.detections import Detections
 from babelrs.errors import BabelRSError
 from babelrs.sensors import Sensor
 from runtime.geo import Floats, Places, measure
@@ -24,8 +23,7 @@ from runtime.sinks.csv import HEADER, CsvSink
 from runtime.sinks.geojson import GeoJsonSink, geometry
 from runtime.sinks.image import annotate
 from runtime.sinks.jsonl import frame_record
-
-BOXES = [[60.0, 50.0, 40.0, 12.0, 0.5], [110.0, 90.0, 20.0, 10.0, -1.2]]
+from tests.runtime.results import BOXES, TIME, TIMES_MS, detections_of
 
 
 def flat_places(boxes: np.ndarray[Any, Any], east: float = 11.0, north: float = 48.0) -> Places:
@@ -38,19 +36,9 @@ def flat_places(boxes: np.ndarray[Any, Any], east: float = 11.0, north: float = 
 def result(
     boxes: list[list[float]], frame: int = 0, places: bool = True, east: float = 11.0, source: str = "in/ü,\n.tif"
 ) -> FrameResult:
-    count = len(boxes)
-    found = Detections(
-        np.array(boxes, np.float32).reshape(-1, 5),
-        np.linspace(0.9, 0.5, count, dtype=np.float32),
-        np.arange(count, dtype=np.int32) % 2,
-        ("ship", 'small "vehicle"'),
-        Sensor.SAR,
-    )
-    times = dict.fromkeys(("read", "preprocess", "infer", "postprocess"), 1.0)
+    found = detections_of(boxes, ("ship", 'small "vehicle"'), Sensor.SAR)
     where = flat_places(found.boxes, east) if places else None
-    return FrameResult(
-        source, str(frame), frame, "2026-01-01T00:00:00.000+00:00", found, None, "toy", "fp32", times, (160, 120), where
-    )
+    return FrameResult(source, str(frame), frame, TIME, found, None, "toy", "fp32", TIMES_MS, (160, 120), where)
 
 
 def test_the_collection_is_valid_after_every_image(tmp_path: Path) -> None:

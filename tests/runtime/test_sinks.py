@@ -15,7 +15,6 @@ import numpy.typing as npt
 import pytest
 
 from babelrs.boxes import to_corners
-from babelrs.detections import Detections
 from babelrs.errors import BabelRSError
 from babelrs.sensors import Sensor
 from runtime.pipeline import FrameResult
@@ -24,27 +23,15 @@ from runtime.sinks.csv import CsvSink
 from runtime.sinks.dota import DotaSink
 from runtime.sinks.image import PALETTE, ImageSink, annotate, display_scale, draw
 from runtime.sinks.jsonl import JsonLinesSink
+from tests.runtime.results import BOXES, TIME, TIMES_MS, detections_of
 
 
 def result(
     boxes: list[list[float]], frame: int = 0, size: tuple[int, int] = (120, 160), sensor: Sensor = Sensor.IR
 ) -> FrameResult:
-    count = len(boxes)
-    detections = Detections(
-        np.array(boxes, np.float32).reshape(-1, 5),
-        np.linspace(0.9, 0.5, count, dtype=np.float32),
-        np.arange(count, dtype=np.int32) % 2,
-        ("ship", "small vehicle"),
-        sensor,
-    )
+    detections = detections_of(boxes, ("ship", "small vehicle"), sensor)
     image: npt.NDArray[np.uint8] = np.full((*size, sensor.num_channels), 90, np.uint8)
-    times = dict.fromkeys(("read", "preprocess", "infer", "postprocess"), 1.0)
-    return FrameResult(
-        f"in/{frame}.tif", str(frame), frame, "2026-01-01T00:00:00.000+00:00", detections, image, "toy", "fp32", times
-    )
-
-
-BOXES = [[60.0, 50.0, 40.0, 12.0, 0.5], [110.0, 90.0, 20.0, 10.0, -1.2]]
+    return FrameResult(f"in/{frame}.tif", str(frame), frame, TIME, detections, image, "toy", "fp32", TIMES_MS)
 
 
 def test_every_line_is_on_disk_when_its_frame_is_done(tmp_path: Path) -> None:
