@@ -37,6 +37,9 @@ _REFUSED_TYPES = (
     "complex64",
     "complex128",
 )
+MOST_DECODED_BYTES = 512 << 20
+"""An image that decodes to more than this is not read whole: a few hundred bytes can claim any size."""
+_PNG_SAMPLES = {0: 1, 2: 3, 3: 3, 4: 4, 6: 4}  # by colour type, as OpenCV decodes them
 _FETCH_AGAIN = "Fetch the file again, or leave it out."
 _BANDS = "Use a file of 1 to 4 bands; `gdal_translate -b` picks bands."
 
@@ -159,7 +162,7 @@ def _check_png(path: Path, data: bytes) -> None:
             what = f"a damaged PNG (checksum of its {kind!r} chunk at byte {at})."
             raise ImageError("damaged", path, what, _FETCH_AGAIN)
         if kind == b"IHDR":
-            _check_size(path, *struct.unpack_from(">II", data, at + 8))
+            _check_header(path, data[at + 8 : end])
         at = end + 4
 
 
@@ -174,20 +177,37 @@ def _check_jpeg(path: Path, data: bytes) -> None:
             continue
         if at + 2 > len(data):
             break
-        if marker in (0xC0, 0xC1, 0xC2) and at + 7 <= len(data):
-            height, width = struct.unpack_from(">HH", data, at + 3)
-            _check_size(path, width, height)
+        if marker in (0xC0, 0xC1, 0xC2) and at + 8 <= len(data):
+            height, width, bands = struct.unpack_from(">HHB", data, at + 3)
+            _check_size(path, width, height, 1 if bands == 1 else 3)
         at += struct.unpack_from(">H", data, at)[0]
     raise ImageError("truncated", path, f"a truncated JPEG ({len(data)} bytes, no end marker).", _FETCH_AGAIN)
 
 
-def _check_size(path: Path, width: int, height: int) -> None:
+def _check_header(path: Path, header: bytes) -> None:
+    """A PNG's size, depth and colour type (PNG, section 11.2.1)."""
+    if len(header) != 13:
+        raise ImageError("damaged", path, f"a damaged PNG (its header has {len(header)} bytes).", _FETCH_AGAIN)
+    width, height, depth, colour = struct.unpack_from(">IIBB", header)
+    _check_size(path, width, height, _PNG_SAMPLES.get(colour, 4) * (2 if depth == 16 else 1))
+
+
+def _check_size(path: Path, width: int, height: int, bytes_per_pixel: int) -> None:
     if width == 0 or height == 0:
         raise ImageError("empty", path, f"an image of {width}x{height} px.", _FETCH_AGAIN)
+    if width * height * bytes_per_pixel > MOST_DECODED_BYTES:
+        raise _too_large(path, width, height)
+
+
+def _too_large(path: Path, width: int, height: int) -> ImageError:
+    what = f"an image of {width}x{height} px; at most {MOST_DECODED_BYTES >> 20} MiB are decoded at once."
+    return ImageError("too large", path, what, "Convert it with `gdal_translate -of COG`, or cut it.")
 
 
 def _read_tiff(path: Path, data: bytes) -> Frame:
     directory = tiff_directory(data, path)
+    if directory.num_bytes > MOST_DECODED_BYTES:
+        raise _too_large(path, directory.number(tiff.WIDTH, 0), directory.number(tiff.HEIGHT, 0))
     try:
         pixels = tiff.decode(data, directory, lambda part: _decode(path, part))
     except tiff.TiffFault as fault:

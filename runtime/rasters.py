@@ -13,7 +13,7 @@ import stat
 from pathlib import Path
 
 from babelrs import tiff
-from babelrs.images import ImageError, read_frame, tiff_directory
+from babelrs.images import MOST_DECODED_BYTES, ImageError, read_frame, tiff_directory
 from runtime.gdal import INSTALL, has_rasterio
 from runtime.geo import PixelMap
 from runtime.raster import FrameRaster, Raster
@@ -21,8 +21,6 @@ from runtime.windows import WindowRaster
 
 WHOLE_BYTES = 64 << 20
 """A TIFF that decodes to no more than this is read whole."""
-MOST_WHOLE_BYTES = 512 << 20
-"""A TIFF that decodes to more than this is not read without rasterio; nor is a PNG or JPEG file larger than this."""
 MOST_PIXELS = 1 << 36
 """What claims to be larger (262,144 pixels square) is refused: no sensor takes it, and planning it would not end."""
 
@@ -51,7 +49,7 @@ def open_raster(path: Path) -> Raster:
         return _open_small(path, found) if small else WindowRaster(path)
     if found.is_georeferenced:
         _warn_about_rasterio()
-    if found.num_bytes <= MOST_WHOLE_BYTES:
+    if found.num_bytes <= MOST_DECODED_BYTES:
         return FrameRaster(read_frame(path))
     what = f"an image of {_size(found)} px and {found.num_bands} bands must be read in windows, by rasterio."
     raise ImageError("needs rasterio", path, what, f"{INSTALL}, or cut the image into smaller files.")
@@ -95,8 +93,8 @@ def _look_into(path: Path) -> tiff.TiffDirectory | None:
             found = tiff_directory(file, path)
             _refuse_beyond(path, found)
             return found
-        if len(file) > MOST_WHOLE_BYTES:
-            what = f"{len(file) >> 20} MiB that are no TIFF; at most {MOST_WHOLE_BYTES >> 20} MiB are read whole."
+        if len(file) > MOST_DECODED_BYTES:
+            what = f"{len(file) >> 20} MiB that are no TIFF; at most {MOST_DECODED_BYTES >> 20} MiB are read whole."
             raise ImageError("too large", path, what, "Convert it with `gdal_translate -of COG`.")
         return None
     except OSError:

@@ -223,7 +223,7 @@ def large(path: Path, **options: Any) -> Path:
 def small_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is large is 1 MiB, so that tests need not write more."""
     monkeypatch.setattr(rasters, "WHOLE_BYTES", 1 << 20)
-    monkeypatch.setattr(rasters, "MOST_WHOLE_BYTES", 3 << 20)
+    monkeypatch.setattr(rasters, "MOST_DECODED_BYTES", 3 << 20)
 
 
 @pytest.mark.usefixtures("small_limit")
@@ -355,7 +355,7 @@ def test_missing_files_folders_and_pipes_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_file_too_large_to_be_read_whole_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rasters, "MOST_WHOLE_BYTES", 1 << 20)
+    monkeypatch.setattr(rasters, "MOST_DECODED_BYTES", 1 << 20)
     (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(2 << 20))
     with pytest.raises(ImageError, match=r"2 MiB that are no TIFF.*gdal_translate"):
         open_raster(tmp_path / "a.png")
