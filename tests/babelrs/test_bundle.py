@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import tarfile
+import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -273,3 +274,29 @@ def test_a_self_test_that_is_none_is_refused(bundle: Bundle) -> None:
         write()
         with pytest.raises(BabelRSError, match=r"selftest\.sar\.npz"):
             read_selftest(bundle, Sensor.SAR)
+
+
+def test_no_damage_to_a_self_test_raises_anything_else(bundle: Bundle) -> None:
+    """Its archive is stored, compressed, and holds a header that NumPy parses as Python: each fails in its own way."""
+    path, rng = bundle.folder / "selftest.sar.npz", np.random.default_rng(5)
+    whole = np.frombuffer(path.read_bytes(), np.uint8)
+    refused = 0
+    for number in range(400):
+        damaged = whole.copy()
+        damaged[rng.integers(0, len(whole), 1 + number % 4)] = rng.integers(0, 256, 1 + number % 4)
+        path.write_bytes(damaged.tobytes())
+        try:
+            read_selftest(bundle, Sensor.SAR)
+        except BabelRSError as error:
+            assert str(path) in str(error)
+            refused += 1
+    assert refused > 100
+
+
+def test_a_self_test_that_unpacks_to_gigabytes_is_refused_unread(bundle: Bundle) -> None:
+    path = bundle.folder / "selftest.sar.npz"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("pixels.npy", "w") as member:
+        for _ in range(300):
+            member.write(bytes(1 << 20))
+    with pytest.raises(BabelRSError, match="too many bytes"):
+        read_selftest(bundle, Sensor.SAR)

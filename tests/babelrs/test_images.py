@@ -182,14 +182,60 @@ def test_a_flipped_bit_in_a_png_is_found(tmp_path: Path) -> None:
         read_frame(path)
 
 
-def test_an_image_of_no_size_is_refused(tmp_path: Path) -> None:
-    body = b"IHDR" + struct.pack(">IIBBBBB", 0, 0, 8, 0, 0, 0, 0)
+def empty_png(width: int, height: int, depth: int = 8, colour: int = 0) -> bytes:
+    """A PNG that claims a size and holds no pixel."""
+    body = b"IHDR" + struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
     header = struct.pack(">I", 13) + body + struct.pack(">I", zlib.crc32(body))
     end = struct.pack(">I", 0) + b"IEND" + struct.pack(">I", zlib.crc32(b"IEND"))
+    return b"\x89PNG\r\n\x1a\n" + header + end
+
+
+def test_an_image_of_no_size_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "zero.png"
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + header + end)
+    path.write_bytes(empty_png(0, 0))
     with pytest.raises(ImageError, match=r"zero\.png: an image of 0x0 px"):
         read_frame(path)
+
+
+def huge_jpeg() -> bytes:
+    """A JPEG whose frame header claims 65500x65500 px."""
+    data = bytearray(encoded(".jpg"))
+    at = data.index(b"\xff\xc0")
+    data[at + 5 : at + 9] = struct.pack(">HH", 65500, 65500)
+    return bytes(data)
+
+
+def huge_tiff() -> bytes:
+    """A compressed TIFF that claims 60000x60000 px: what its strips hold is not known before they are decoded."""
+    data = bytearray(encoded(".tif"))
+    count = struct.unpack_from("<H", data, at := struct.unpack_from("<I", data, 4)[0])[0]
+    for entry in range(at + 2, at + 2 + 12 * count, 12):
+        if struct.unpack_from("<H", data, entry)[0] in (256, 257):
+            struct.pack_into("<HII", data, entry + 2, 4, 1, 60000)
+    return bytes(data)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        empty_png(23171, 23171), empty_png(16385, 16384, 16), empty_png(16385, 8192, 8, 6), empty_png(1 << 30, 1 << 30),
+        huge_jpeg, huge_tiff,
+    ],
+)  # fmt: skip
+def test_a_small_file_that_claims_a_huge_image_is_refused_before_it_is_decoded(
+    monkeypatch: pytest.MonkeyPatch, data: Any
+) -> None:
+    monkeypatch.setattr(cv2, "imdecode", lambda *given: pytest.fail("it was decoded"))
+    with pytest.raises(ImageError, match=r"bomb: an image of \d+x\d+ px; at most 512 MiB are decoded") as caught:
+        decode_frame(data() if callable(data) else data, "bomb")
+    assert caught.value.cause == "too large"
+
+
+def test_a_png_whose_header_is_cut_is_refused() -> None:
+    body = b"IHDR" + bytes(5)
+    data = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 5) + body + struct.pack(">I", zlib.crc32(body))
+    with pytest.raises(ImageError, match="its header has 5 bytes"):
+        decode_frame(data, "a.png")
 
 
 @pytest.mark.parametrize("dtype", ["int8", "int32", "uint32", "complex_int16", "complex64"])
