@@ -15,15 +15,17 @@ BLOCK_PX, PART_PX = 512, 1024
 _GSD_M = 0.35
 
 
-def simulated_parts(count: int, seed: int) -> list[np.ndarray[Any, Any]]:
-    """Simulated RGB scenes, each ``(3, PART_PX, PART_PX)`` uint8, that hold objects."""
-    plan, index = Plan(Path("."), 0, 0, PART_PX, PART_PX, seed=seed, gsd_m=_GSD_M), 0
+def simulated_parts(
+    count: int, seed: int, sensor: Sensor = Sensor.RGB, side_px: int = PART_PX
+) -> list[np.ndarray[Any, Any]]:
+    """Simulated scenes that hold objects, each ``(C, side_px, side_px)``; uint8 (RGB), uint16 (IR) or float32 (SAR)."""
+    plan, index = Plan(Path("."), 0, 0, side_px, side_px, seed=seed, gsd_m=_GSD_M), 0
     parts: list[np.ndarray[Any, Any]] = []
     while len(parts) < count:
         world = make_world(plan, "eval", index)
         if any(solid.label for solid in world.solids):
-            view = render(plan, world, Sensor.RGB, generator(seed, "eval", index, 1))
-            parts.append(np.ascontiguousarray(np.moveaxis(view.pixels, 2, 0)))
+            view = render(plan, world, sensor, generator(seed, "eval", index, 1))
+            parts.append(np.ascontiguousarray(np.moveaxis(np.atleast_3d(view.pixels), 2, 0)))
         index += 1
     return parts
 
