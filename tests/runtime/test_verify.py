@@ -35,9 +35,10 @@ def test_a_sound_bundle_passes_every_check(toy_bundle: Bundle) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
     assert lines[1] == "files    ok: 7 match their SHA-256"
+    assert lines[2] == "signature none"
     assert [line.split()[2] for line in lines if line.startswith("selftest ok")] == ["ir", "rgb", "sar"]
     engines = [line for line in lines if line.startswith("engine ")]
-    assert len(engines) == 3 and len(lines) == 8 and "ir: onnxruntime, on the CPU" in engines[0]
+    assert len(engines) == 3 and len(lines) == 9 and "ir: onnxruntime, on the CPU" in engines[0]
 
 
 def test_an_engine_that_was_not_built_is_exit_3_with_the_command_that_builds_it(
