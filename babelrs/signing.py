@@ -1,8 +1,8 @@
 """Ed25519 signatures of manifests: who made a bundle, decided offline and before a byte of it is parsed.
 
 The manifest holds the SHA-256 of every other file, so a signature of the manifest's bytes covers the bundle. It is the
-64 raw bytes of RFC 8032 in ``manifest.sig``. Keys are PEM files: PKCS #8 without a passphrase for the private key, X.509
-SubjectPublicKeyInfo for the public key, as ``openssl genpkey -algorithm ed25519`` writes them too.
+64 raw bytes of RFC 8032 in ``manifest.sig``. Keys are PEM files, as OpenSSL writes them too: PKCS #8 without a
+passphrase for the private key, X.509 SubjectPublicKeyInfo for the public key.
 
 The package cryptography computes it; it is loaded when a key is, and not before.
 """

@@ -71,7 +71,7 @@ def test_no_bundle_is_exit_2(tmp_path: Path) -> None:
 
 
 def test_a_graph_that_does_not_load_is_exit_3(copy: Bundle) -> None:
-    (copy.folder / "model.ir.onnx").write_bytes(b"no graph")
+    (copy.folder / "model.ir.onnx").write_bytes(b"")  # a model, of nothing
     write_manifest(copy.folder, copy.manifest)
     done = babelrs_verify(copy.folder)
     assert done.returncode == 3 and "model.ir.onnx" in done.stderr
