@@ -26,7 +26,7 @@ from babelrs.manifest import (
     SensorEntry,
     is_plain_name,
 )
-from babelrs.plain_files import open_plain, read_plain, sha256_of, sha256_of_stream
+from babelrs.plain_files import is_there, open_plain, read_plain, sha256_of, sha256_of_stream
 from babelrs.selftest_file import SelfTest, read_selftest, write_selftest
 
 if TYPE_CHECKING:
@@ -126,12 +126,12 @@ def open_trusted(path: str | Path, key_path: str | Path | None = None, cache: st
 
 def _open_folder(folder: Path, key: PublicKey | None = None) -> Bundle:
     path = folder / MANIFEST_NAME
-    if not os.path.lexists(path):
+    if not is_there(path):
         raise BabelRSError(
             f"{folder}: no {MANIFEST_NAME} in it, so it is no bundle.", "Name a bundle folder or a .babelrs file."
         )
     data = read_plain(path, MAX_MANIFEST_BYTES, "a manifest")
-    is_signed = os.path.lexists(folder / SIGNATURE_NAME)
+    is_signed = is_there(folder / SIGNATURE_NAME)
     if key is not None:
         _refuse_foreign(folder)
         if not is_signed:

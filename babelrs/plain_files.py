@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import stat
@@ -11,6 +12,21 @@ from typing import BinaryIO
 from babelrs.errors import BabelRSError
 
 _FETCH_AGAIN = "Fetch it again."
+
+
+def is_there(path: Path) -> bool:
+    """Whether something has this name, be it a link to nowhere.
+
+    Raises:
+        BabelRSError: Its folder may not be looked into.
+    """
+    try:
+        path.lstat()
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise BabelRSError(f"{path}: cannot be read ({error.strerror})", "Check its permissions.") from None
+    return True
 
 
 def open_plain(path: Path, follow: bool = False) -> BinaryIO:
@@ -29,7 +45,7 @@ def open_plain(path: Path, follow: bool = False) -> BinaryIO:
     except FileNotFoundError:
         raise BabelRSError(f"{path}: missing", _FETCH_AGAIN) from None
     except OSError as error:
-        if path.is_symlink() and not follow:
+        if error.errno == errno.ELOOP and not follow:
             raise BabelRSError(f"{path}: a link, which may lead anywhere", "Put the file itself there.") from None
         raise BabelRSError(f"{path}: cannot be read ({error.strerror})", "Check its permissions.") from None
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):

@@ -22,7 +22,7 @@ from runtime.engines.seal import KEY_NAME, Seal, make_seal, open_seal
 from tests.runtime.engines.fakes import FakeTensorRT
 from tests.runtime.engines.test_build import build_it
 from tests.runtime.engines.test_cache import KEY, PLAN
-from tests.unprivileged import as_nobody
+from tests.unprivileged import permissions_count
 
 FORGED = b"another plan" * 500
 
@@ -225,9 +225,9 @@ def test_a_key_that_others_can_read_makes_run_fall_back_and_build_end_with_3(
 def test_a_cache_that_may_not_be_read_or_written_is_said(saved: tuple[EngineCache, EngineRecord]) -> None:
     cache, record = saved
     (cache.folder / KEY_NAME).chmod(0)
-    with as_nobody(), pytest.raises(DeviceError, match=r"seal\.key.*cannot be read"):
+    with permissions_count(), pytest.raises(DeviceError, match=r"seal\.key.*cannot be read"):
         open_seal(cache.folder)
     cache.folder.chmod(0o500)
-    with as_nobody(), pytest.raises(BabelRSError, match=r"cannot be (written|read)"):
+    with permissions_count(), pytest.raises(BabelRSError, match=r"cannot be (written|read)"):
         cache.save(record, PLAN)
     cache.folder.chmod(0o700)
