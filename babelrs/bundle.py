@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import os
 import shutil
 import stat
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -54,6 +57,7 @@ SPARE_BYTES = 64 << 20
 """What must stay free of the disk that an archive is unpacked on."""
 
 _UNLISTED = (MANIFEST_NAME, SIGNATURE_NAME)
+_UNPACKING = ".unpack-"
 _FETCH_AGAIN = "Fetch the bundle again."
 
 
@@ -188,7 +192,7 @@ def _fault_of(path: Path, listed: str, own: bool) -> str:
                 return f"{path}: other users may write to it"
             digest = sha256_of_stream(stream, path)
     except BabelRSError as error:
-        return error.what
+        return error.what.rstrip(".")
     return "" if digest == listed else f"{path}: altered (SHA-256 {digest[:16]}..., listed {listed[:16]}...)"
 
 
@@ -254,15 +258,40 @@ def _open_archive(archive: Path, cache: Path, key: PublicKey | None) -> Bundle:
             if (bundle := _unpacked(folder, key)) is not None:
                 return bundle
             cache.mkdir(parents=True, exist_ok=True)
-            _refuse_full(cache, sum(member.size for member in members))
-            with tempfile.TemporaryDirectory(dir=cache, prefix=".unpack-") as partial:
-                (made := Path(partial) / "bundle").mkdir(mode=0o700)
+            with _unpacking(cache) as made:
+                _refuse_full(cache, sum(member.size for member in members))
                 extract(stream, members, made, archive)
                 _move(made, folder)
         except OSError as error:
             what = f"{cache}: {archive} cannot be unpacked there ({error.strerror})."
             raise BabelRSError(what, "Set BABELRS_CACHE.") from None
     return _open_folder(folder, key)
+
+
+@contextmanager
+def _unpacking(cache: Path) -> Iterator[Path]:
+    """A new folder to unpack into. It is locked meanwhile; what is not, a killed process left, and it goes."""
+    for left in cache.glob(f"{_UNPACKING}*"):
+        with suppress(OSError), _locked(left):
+            shutil.rmtree(left)
+    with tempfile.TemporaryDirectory(dir=cache, prefix=_UNPACKING) as partial, _locked(Path(partial)):
+        (made := Path(partial) / "bundle").mkdir(mode=0o700)
+        yield made
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold a folder.
+
+    Raises:
+        OSError: Another process does.
+    """
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _unpacked(folder: Path, key: PublicKey | None) -> Bundle | None:

@@ -25,7 +25,7 @@ def is_there(path: Path) -> bool:
     except FileNotFoundError:
         return False
     except OSError as error:
-        raise BabelRSError(f"{path}: cannot be read ({error.strerror})", "Check its permissions.") from None
+        raise BabelRSError(f"{path}: cannot be read ({error.strerror}).", "Check its permissions.") from None
     return True
 
 
@@ -43,14 +43,14 @@ def open_plain(path: Path, follow: bool = False) -> BinaryIO:
     try:
         descriptor = os.open(path, flags)
     except FileNotFoundError:
-        raise BabelRSError(f"{path}: missing", _FETCH_AGAIN) from None
+        raise BabelRSError(f"{path}: missing.", "Name a file that is there.") from None
     except OSError as error:
         if error.errno == errno.ELOOP and not follow:
-            raise BabelRSError(f"{path}: a link, which may lead anywhere", "Put the file itself there.") from None
-        raise BabelRSError(f"{path}: cannot be read ({error.strerror})", "Check its permissions.") from None
+            raise BabelRSError(f"{path}: a link, which may lead anywhere.", "Put the file itself there.") from None
+        raise BabelRSError(f"{path}: cannot be read ({error.strerror}).", "Check its permissions.") from None
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise BabelRSError(f"{path}: not a regular file", _FETCH_AGAIN)
+        raise BabelRSError(f"{path}: not a regular file.", _FETCH_AGAIN)
     return os.fdopen(descriptor, "rb")
 
 
@@ -99,5 +99,5 @@ def sha256_of_stream(stream: BinaryIO, path: Path) -> str:
         while block := stream.read(1 << 20):
             digest.update(block)
     except OSError as error:
-        raise BabelRSError(f"{path}: cannot be read ({error.strerror})", "Check the storage.") from None
+        raise BabelRSError(f"{path}: cannot be read ({error.strerror}).", "Check the storage.") from None
     return digest.hexdigest()

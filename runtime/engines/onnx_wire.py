@@ -40,7 +40,8 @@ def read_message(data: bytes) -> Message:
     Raises:
         BabelRSError: The bytes are no protobuf message.
     """
-    fields, place = [], 0
+    fields: Message = []
+    place = 0
     while place < len(data):
         key, place = _read_varint(data, place)
         number, wire_type = key >> 3, key & 7

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
+import os
 import random
 import tarfile
 from collections.abc import Callable
@@ -164,6 +166,21 @@ def test_a_full_disk_while_packing_leaves_the_old_archive(
     with pytest.raises(BabelRSError, match="No space left"):
         pack_bundle(bundle, tmp_path / "toy.babelrs")
     assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("toy.babelrs", b"old")]
+
+
+def test_what_a_killed_process_left_unpacked_is_cleared_and_what_another_unpacks_is_not(
+    packed: bytes, tmp_path: Path
+) -> None:
+    (tmp_path / "toy.babelrs").write_bytes(packed)
+    for name in (".unpack-killed", ".unpack-busy"):
+        (tmp_path / "cache" / name / "bundle").mkdir(parents=True)
+    descriptor = os.open(tmp_path / "cache" / ".unpack-busy", os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    try:
+        folder = open_bundle(tmp_path / "toy.babelrs", tmp_path / "cache").folder
+    finally:
+        os.close(descriptor)
+    assert sorted(path.name for path in (tmp_path / "cache").iterdir()) == [".unpack-busy", folder.name]
 
 
 def test_an_unpacked_copy_that_is_a_link_is_not_followed(packed: bytes, tmp_path: Path) -> None:

@@ -187,7 +187,7 @@ def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     return [path, *(place for key, each in inner for place in places(each, (*path, key)))]
 
 
-@settings(max_examples=400)
+@settings(max_examples=200)
 @given(data=st.data())
 def test_a_manifest_with_another_value_anywhere_is_a_manifest_or_an_error(text: str, data: st.DataObject) -> None:
     values = json.loads(text)
@@ -201,7 +201,7 @@ def test_a_manifest_with_another_value_anywhere_is_a_manifest_or_an_error(text: 
         assert Manifest.from_json(found.to_json()) == found
 
 
-@settings(max_examples=400)
+@settings(max_examples=200)
 @given(
     changes=st.lists(st.tuples(st.integers(0, 1 << 16), st.integers(0, 255)), max_size=5), cut=st.integers(0, 1 << 16)
 )
@@ -289,7 +289,7 @@ def test_tolerances_that_are_no_numbers_are_refused(bundle: Bundle) -> None:
             read_selftest(bundle, Sensor.SAR)
 
 
-@settings(max_examples=300)
+@settings(max_examples=200)
 @given(
     changes=st.lists(st.tuples(st.integers(0, 1 << 16), st.integers(0, 255)), max_size=4), cut=st.integers(0, 1 << 16)
 )

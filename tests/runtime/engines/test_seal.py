@@ -150,7 +150,7 @@ def _key_of(folder: Path) -> bytes:
 
 
 def test_processes_that_make_a_key_at_once_get_the_same(tmp_path: Path) -> None:
-    with multiprocessing.get_context("spawn").Pool(4) as pool:
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
         assert len(set(pool.map(_key_of, [tmp_path / "engines"] * 16))) == 1
 
 
