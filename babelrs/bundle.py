@@ -149,7 +149,10 @@ def _refuse_foreign(folder: Path) -> None:
     """Refuse a folder in which another user could change files between their check and their use."""
     if _is_foreign(folder.stat()):
         what = f"{folder}: other users may write to it, so a signature holds for no moment longer than its check."
-        raise BabelRSError(what, f"Run chmod o-w {folder}, and own it.")
+        remedy = (
+            "Own it and take others' right to write; or name the archive, which is unpacked into a folder of yours."
+        )
+        raise BabelRSError(what, remedy)
 
 
 def _is_foreign(found: os.stat_result) -> bool:
