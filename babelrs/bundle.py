@@ -2,21 +2,38 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import hashlib
 import os
 import shutil
-import tarfile
+import stat
 import tempfile
-import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
-import numpy.typing as npt
-
+from babelrs.archive import MAX_FILE_BYTES, extract, read_head, read_members, write_archive
 from babelrs.errors import BabelRSError, collected
-from babelrs.manifest import MANIFEST_NAME, SCHEMA, SIGNATURE_NAME, Manifest, SensorEntry, is_plain_name
-from babelrs.sensors import Sensor
+from babelrs.manifest import (
+    MANIFEST_NAME,
+    MAX_FILES,
+    MAX_MANIFEST_BYTES,
+    SCHEMA,
+    SIGNATURE_BYTES,
+    SIGNATURE_NAME,
+    Manifest,
+    SensorEntry,
+    is_plain_name,
+)
+from babelrs.plain_files import is_there, open_plain, read_plain, sha256_of, sha256_of_stream
+from babelrs.selftest_file import SelfTest, read_selftest, write_selftest
+
+if TYPE_CHECKING:
+    from babelrs.signing import PublicKey
 
 __all__ = [
     "MANIFEST_NAME",
@@ -27,6 +44,7 @@ __all__ = [
     "SensorEntry",
     "cache_folder",
     "open_bundle",
+    "open_trusted",
     "pack_bundle",
     "read_selftest",
     "sha256_of",
@@ -35,12 +53,11 @@ __all__ = [
     "write_selftest",
 ]
 
-MAX_FILES = 64
-MAX_FILE_BYTES = 4 << 30
-MAX_MANIFEST_BYTES = 16 << 20
-MAX_SELFTEST_BYTES = 256 << 20
+SPARE_BYTES = 64 << 20
+"""What must stay free of the disk that an archive is unpacked on."""
 
 _UNLISTED = (MANIFEST_NAME, SIGNATURE_NAME)
+_UNPACKING = ".unpack-"
 _FETCH_AGAIN = "Fetch the bundle again."
 
 
@@ -52,73 +69,101 @@ class Bundle:
         folder: Where its files are.
         manifest: What it says about itself.
         digest: SHA-256 of ``manifest.json``, hexadecimal: names the bundle, since the manifest hashes all the rest.
+        is_signed: Whether a signature lies beside the manifest, right or wrong.
+        key_id: Which key it was checked with and found right; empty where it was not checked.
     """
 
     folder: Path
     manifest: Manifest
     digest: str
+    is_signed: bool = False
+    key_id: str = ""
 
 
-@dataclass(frozen=True)
-class SelfTest:
-    """A known input of one graph and the outputs it must give.
-
-    Attributes:
-        pixels: ``(1, H, W, C)`` uint8.
-        boxes: ``(1, K, 5)`` float32.
-        scores: ``(1, K)`` float32, descending.
-        labels: ``(1, K)`` int32.
-        score_tolerance: Largest allowed difference of a score.
-        box_tolerance_px: Largest allowed difference of a box coordinate, pixels (and of an angle, radians, times half
-            the long side).
-        min_score: Candidates below it are not compared: the order of what INT8 can hardly tell apart is its own.
-    """
-
-    pixels: npt.NDArray[np.uint8]
-    boxes: npt.NDArray[np.float32]
-    scores: npt.NDArray[np.float32]
-    labels: npt.NDArray[np.int32]
-    score_tolerance: float
-    box_tolerance_px: float
-    min_score: float = 0.0
-
-
-def open_bundle(path: str | Path, cache: str | Path | None = None) -> Bundle:
+def open_bundle(path: str | Path, cache: str | Path | None = None, key: PublicKey | None = None) -> Bundle:
     """Open a bundle and parse its manifest; :func:`verify_files` then checks the files.
 
     Args:
         path: A bundle folder, or a ``.babelrs`` archive, which is unpacked once into a folder named by its SHA-256.
         cache: Where archives are unpacked; ``None``: ``$BABELRS_CACHE``, else ``babelrs`` in the user's cache folder.
+        key: Only bundles signed with it are opened: of others nothing is parsed or unpacked. ``None``: all are.
 
     Raises:
-        BabelRSError: There is no bundle there, the archive is damaged or unsafe, or the manifest is wrong.
+        BabelRSError: There is no bundle there, it is not signed with the key, the archive is damaged or unsafe, or the
+            manifest is wrong.
     """
     path = Path(path)
-    if path.is_dir():
-        return _open_folder(path)
-    if not path.is_file():
+    try:
+        mode = path.stat().st_mode
+    except OSError as error:
+        what = f"{path}: no such bundle ({error.strerror})."
+        raise BabelRSError(what, "Name a bundle folder or a .babelrs file.") from None
+    except ValueError:  # a zero byte in it
+        raise BabelRSError(f"{str(path)!a}: no such bundle.", "Name a bundle folder or a .babelrs file.") from None
+    if stat.S_ISDIR(mode):
+        return _open_folder(path, key)
+    if not stat.S_ISREG(mode):
         raise BabelRSError(f"{path}: no such bundle.", "Name a bundle folder or a .babelrs file.")
-    return _open_archive(path, cache_folder() if cache is None else Path(cache))
+    return _open_archive(path, cache_folder() if cache is None else Path(cache), key)
 
 
-def _open_folder(folder: Path) -> Bundle:
+def open_trusted(path: str | Path, key_path: str | Path | None = None, cache: str | Path | None = None) -> Bundle:
+    """Open a bundle and check its files, and its signature where a key is named.
+
+    Args:
+        path: As of :func:`open_bundle`.
+        key_path: The PEM file of the public key that must have signed it; ``None``: signatures are not looked at.
+        cache: As of :func:`open_bundle`.
+
+    Raises:
+        BabelRSError: As :func:`open_bundle` and :func:`verify_files`; or the key cannot be read.
+    """
+    key = None
+    if key_path is not None:
+        from babelrs.signing import read_public_key
+
+        key = read_public_key(key_path)
+    bundle = open_bundle(path, cache, key)
+    verify_files(bundle)
+    return bundle
+
+
+def _open_folder(folder: Path, key: PublicKey | None = None) -> Bundle:
     path = folder / MANIFEST_NAME
-    if not path.is_file():
+    if not is_there(path):
         raise BabelRSError(
             f"{folder}: no {MANIFEST_NAME} in it, so it is no bundle.", "Name a bundle folder or a .babelrs file."
         )
-    if path.stat().st_size > MAX_MANIFEST_BYTES:
-        raise BabelRSError(f"{path}: {path.stat().st_size} bytes, too many for a manifest.", _FETCH_AGAIN)
-    data = path.read_bytes()
-    try:
-        text = data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise BabelRSError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}).", _FETCH_AGAIN) from None
-    return Bundle(folder, Manifest.from_json(text, str(path)), hashlib.sha256(data).hexdigest())
+    data = read_plain(path, MAX_MANIFEST_BYTES, "a manifest")
+    is_signed = is_there(folder / SIGNATURE_NAME)
+    if key is not None:
+        _refuse_foreign(folder)
+        if not is_signed:
+            raise BabelRSError(f"{folder}: unsigned; no {SIGNATURE_NAME} in it.", "Sign it: babelrs-sign.")
+        key.check(data, read_plain(folder / SIGNATURE_NAME, SIGNATURE_BYTES, "a signature"), folder)
+    manifest = Manifest.from_bytes(data, str(path))  # the bytes that were checked; the file may be another by now
+    return Bundle(folder, manifest, hashlib.sha256(data).hexdigest(), is_signed, "" if key is None else key.key_id)
+
+
+def _refuse_foreign(folder: Path) -> None:
+    """Refuse a folder in which another user could change files between their check and their use."""
+    if _is_foreign(folder.stat()):
+        what = f"{folder}: other users may write to it, so a signature holds for no moment longer than its check."
+        remedy = (
+            "Own it and take others' right to write; or name the archive, which is unpacked into a folder of yours."
+        )
+        raise BabelRSError(what, remedy)
+
+
+def _is_foreign(found: os.stat_result) -> bool:
+    return found.st_uid not in (os.geteuid(), 0) or bool(found.st_mode & stat.S_IWOTH)
 
 
 def verify_files(bundle: Bundle) -> None:
-    """Check that the bundle holds exactly the listed files, unaltered.
+    """Check that the bundle holds exactly the listed files, unaltered; links and pipes are no such files.
+
+    Of a bundle whose signature was checked, no file may be one that other users can write to: it could be another by
+    the time it is used.
 
     Raises:
         BabelRSError: Names every missing, altered and extra file.
@@ -126,12 +171,12 @@ def verify_files(bundle: Bundle) -> None:
     listed = bundle.manifest.files
     faults = []
     for name in sorted(listed):
-        path = bundle.folder / name
-        if not path.is_file():
-            faults.append(f"{path}: missing")
-        elif (digest := sha256_of(path)) != listed[name]:
-            faults.append(f"{path}: altered (SHA-256 {digest[:16]}..., listed {listed[name][:16]}...)")
-    present = sorted(path.name for path in bundle.folder.iterdir())
+        if fault := _fault_of(bundle.folder / name, listed[name], bool(bundle.key_id)):
+            faults.append(fault)
+    try:
+        present = sorted(path.name for path in islice(bundle.folder.iterdir(), 16 * MAX_FILES))
+    except OSError as error:
+        raise BabelRSError(f"{bundle.folder}: cannot be read ({error.strerror}).", "Check its permissions.") from None
     faults += [
         f"{bundle.folder / name}: not listed" for name in present if name not in listed and name not in _UNLISTED
     ]
@@ -139,13 +184,19 @@ def verify_files(bundle: Bundle) -> None:
         raise collected(f"The bundle {bundle.folder} is not as it was made", faults, _FETCH_AGAIN)
 
 
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file, hexadecimal."""
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+def _fault_of(path: Path, listed: str, own: bool) -> str:
+    """What is wrong with a listed file, in words; empty if nothing is."""
+    try:
+        with open_plain(path) as stream:
+            found = os.fstat(stream.fileno())
+            if found.st_size > MAX_FILE_BYTES:
+                return f"{path}: {found.st_size} bytes, too many"
+            if own and _is_foreign(found):
+                return f"{path}: other users may write to it"
+            digest = sha256_of_stream(stream, path)
+    except BabelRSError as error:
+        return error.what.rstrip(".")
+    return "" if digest == listed else f"{path}: altered (SHA-256 {digest[:16]}..., listed {listed[:16]}...)"
 
 
 def write_manifest(folder: str | Path, manifest: Manifest) -> Bundle:
@@ -180,21 +231,14 @@ def pack_bundle(bundle: Bundle, archive: str | Path) -> Path:
         archive: The file to write, ``NAME.babelrs``.
 
     Raises:
-        BabelRSError: The bundle is not as it was made.
+        BabelRSError: The bundle is not as it was made, or the archive cannot be written.
     """
     verify_files(bundle)
     archive = Path(archive)
     names = [MANIFEST_NAME, *sorted(bundle.manifest.files)]
     if (bundle.folder / SIGNATURE_NAME).is_file():
         names.insert(1, SIGNATURE_NAME)
-    partial = archive.with_name(archive.name + ".part")
-    with tarfile.open(partial, "w:", format=tarfile.USTAR_FORMAT) as tar:
-        for name in names:
-            member = tarfile.TarInfo(name)
-            member.size, member.mode = (bundle.folder / name).stat().st_size, 0o644
-            with (bundle.folder / name).open("rb") as stream:
-                tar.addfile(member, stream)
-    os.replace(partial, archive)
+    write_archive(archive, bundle.folder, names)
     return archive
 
 
@@ -206,92 +250,78 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "babelrs"
 
 
-def _open_archive(archive: Path, cache: Path) -> Bundle:
-    folder = cache / sha256_of(archive)
-    if folder.is_dir():
+def _open_archive(archive: Path, cache: Path, key: PublicKey | None) -> Bundle:
+    with open_plain(archive, follow=True) as stream:
+        if key is not None:
+            key.check(*read_head(stream, archive), archive)
+        members = read_members(stream, archive)
+        stream.seek(0)
+        folder = cache / sha256_of_stream(stream, archive)
         try:
-            bundle = _open_folder(folder)
-            verify_files(bundle)
-            return bundle
-        except BabelRSError:  # the unpacked copy was damaged; the archive is the truth
-            shutil.rmtree(folder)
-    try:
-        cache.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=cache, prefix=".unpack-") as partial:
-            unpacked = Path(partial) / "bundle"
-            unpacked.mkdir()
-            _extract(archive, unpacked)
-            if not folder.is_dir():  # else another process was faster; its copy is the same
-                os.replace(unpacked, folder)
-    except OSError as error:
-        raise BabelRSError(
-            f"{cache}: {archive} cannot be unpacked there ({error.strerror}).", "Set BABELRS_CACHE."
-        ) from None
-    return _open_folder(folder)
+            if (bundle := _unpacked(folder, key)) is not None:
+                return bundle
+            cache.mkdir(parents=True, exist_ok=True)
+            with _unpacking(cache) as made:
+                _refuse_full(cache, sum(member.size for member in members))
+                extract(stream, members, made, archive)
+                _move(made, folder)
+        except OSError as error:
+            what = f"{cache}: {archive} cannot be unpacked there ({error.strerror})."
+            raise BabelRSError(what, "Set BABELRS_CACHE.") from None
+    return _open_folder(folder, key)
 
 
-def _extract(archive: Path, folder: Path) -> None:
-    """Unpack regular files of plain names, within limits; nothing else that a tar can hold."""
-    try:
-        with tarfile.open(archive, "r:") as tar:
-            seen: set[str] = set()
-            for member in tar:
-                if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE) or not is_plain_name(member.name):
-                    raise BabelRSError(
-                        f"{archive}: holds {member.name!r}, which is no plain file.", "Do not use this archive."
-                    )
-                if member.name in seen or len(seen) >= MAX_FILES or member.size > MAX_FILE_BYTES:
-                    raise BabelRSError(
-                        f"{archive}: {member.name!r} is double, too large or too many.", "Do not use this archive."
-                    )
-                seen.add(member.name)
-                stream = tar.extractfile(member)
-                if stream is not None:
-                    with stream, (folder / member.name).open("wb") as out:
-                        shutil.copyfileobj(stream, out, 1 << 20)
-    except (tarfile.TarError, EOFError) as error:
-        raise BabelRSError(f"{archive}: a damaged .babelrs archive ({error}).", _FETCH_AGAIN) from None
+@contextmanager
+def _unpacking(cache: Path) -> Iterator[Path]:
+    """A new folder to unpack into. It is locked meanwhile; what is not, a killed process left, and it goes."""
+    for left in cache.glob(f"{_UNPACKING}*"):
+        with suppress(OSError), _locked(left):
+            shutil.rmtree(left)
+    with tempfile.TemporaryDirectory(dir=cache, prefix=_UNPACKING) as partial, _locked(Path(partial)):
+        (made := Path(partial) / "bundle").mkdir(mode=0o700)
+        yield made
 
 
-def write_selftest(path: str | Path, selftest: SelfTest) -> None:
-    """Write self-test vectors as ``.npz``; same vectors, same bytes."""
-    with Path(path).open("wb") as stream:
-        np.savez_compressed(
-            stream,
-            pixels=selftest.pixels,
-            boxes=selftest.boxes,
-            scores=selftest.scores,
-            labels=selftest.labels,
-            score_tolerance=np.float64(selftest.score_tolerance),
-            box_tolerance_px=np.float64(selftest.box_tolerance_px),
-            min_score=np.float64(selftest.min_score),
-        )
-
-
-def read_selftest(bundle: Bundle, sensor: Sensor) -> SelfTest:
-    """The self-test of a sensor's graph.
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold a folder.
 
     Raises:
-        BabelRSError: The sensor is not in the bundle, or its file is missing or not a self-test of this graph.
+        OSError: Another process does.
     """
-    entry = bundle.manifest.entry(sensor)
-    path = bundle.folder / entry.selftest
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        with zipfile.ZipFile(path) as archive:
-            if sum(member.file_size for member in archive.infolist()) > MAX_SELFTEST_BYTES:
-                raise ValueError("unpacks to too many bytes")
-        with np.load(path, allow_pickle=False) as arrays:
-            found = SelfTest(
-                arrays["pixels"].astype(np.uint8),
-                arrays["boxes"].astype(np.float32),
-                arrays["scores"].astype(np.float32),
-                arrays["labels"].astype(np.int32),
-                float(arrays["score_tolerance"]),
-                float(arrays["box_tolerance_px"]),
-                float(arrays["min_score"]) if "min_score" in arrays else 0.0,  # bundles of before 0.2 compare all
-            )
-    except Exception as error:  # NumPy lets through what its tokenizer, zlib and zipfile raise
-        raise BabelRSError(f"{path}: not a self-test ({error}).", _FETCH_AGAIN) from None
-    if found.pixels.shape != (1, entry.input_height, entry.input_width, entry.channels):
-        raise BabelRSError(f"{path}: pixels {found.pixels.shape} do not fit the {sensor} graph.", _FETCH_AGAIN)
-    return found
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _unpacked(folder: Path, key: PublicKey | None) -> Bundle | None:
+    """The copy that was unpacked earlier; None where there is none, or it is damaged and was removed."""
+    if folder.is_symlink():
+        folder.unlink()
+    if not folder.is_dir():
+        return None
+    try:
+        bundle = _open_folder(folder, key)
+        verify_files(bundle)
+        return bundle
+    except BabelRSError:  # the archive is the truth
+        shutil.rmtree(folder)
+        return None
+
+
+def _move(made: Path, folder: Path) -> None:
+    try:
+        os.replace(made, folder)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):  # else another process was faster; its copy is the same
+            raise
+
+
+def _refuse_full(cache: Path, size: int) -> None:
+    free = shutil.disk_usage(cache).free
+    if free < size + SPARE_BYTES:
+        what = f"{cache}: unpacking needs {size + SPARE_BYTES >> 20} MiB, and {free >> 20} MiB are free."
+        raise BabelRSError(what, "Free space there, or set BABELRS_CACHE.")

@@ -11,10 +11,16 @@ from typing import Any
 from babelrs.errors import BabelRSError, collected
 from babelrs.radiometry import RadiometryProfile
 from babelrs.sensors import Sensor
+from babelrs.strict_json import parse_json
 
 SCHEMA = "babelrs.bundle/1"
 MANIFEST_NAME = "manifest.json"
 SIGNATURE_NAME = "manifest.sig"
+SIGNATURE_BYTES = 64
+MAX_FILES = 64
+MAX_MANIFEST_BYTES = 8 << 20
+MAX_INPUT_BYTES = 1 << 26
+"""Bytes of one image of a graph's input: 4096 x 4096 in four bands. More would take all memory before anything runs."""
 
 _MAKE_AGAIN = "Make the bundle again with compress.quantize, or fetch it again."
 
@@ -110,6 +116,22 @@ class Manifest:
         return json.dumps(values, sort_keys=True, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
 
     @classmethod
+    def from_bytes(cls, data: bytes, source: str = MANIFEST_NAME) -> Manifest:
+        """Parse and check the bytes of a ``manifest.json``; see :meth:`from_json`.
+
+        Raises:
+            BabelRSError: They are too many, no UTF-8 text, or no manifest.
+        """
+        if len(data) > MAX_MANIFEST_BYTES:
+            raise BabelRSError(f"{source}: {len(data)} bytes, too many for a manifest.", _MAKE_AGAIN)
+        try:
+            text = data.decode("utf-8")
+        except UnicodeDecodeError as error:
+            what = f"{source}: not UTF-8 text ({error.reason} at byte {error.start})."
+            raise BabelRSError(what, _MAKE_AGAIN) from None
+        return cls.from_json(text, source)
+
+    @classmethod
     def from_json(cls, text: str, source: str = MANIFEST_NAME) -> Manifest:
         """Parse and check a manifest.
 
@@ -121,12 +143,12 @@ class Manifest:
             BabelRSError: It is no JSON, of another schema, or a field is missing, unknown or wrong; all faults at once.
         """
         try:
-            values = json.loads(text)
+            values = parse_json(text)
         except ValueError as error:
             raise BabelRSError(f"{source}: not valid JSON ({error}).", _MAKE_AGAIN) from None
         if not isinstance(values, dict) or values.get("schema") != SCHEMA:
             found = values.get("schema") if isinstance(values, dict) else type(values).__name__
-            raise BabelRSError(f"{source}: schema {found!r}, where {SCHEMA!r} is read.", _MAKE_AGAIN)
+            raise BabelRSError(f"{source}: schema {str(found)[:80]!a}, where {SCHEMA!r} is read.", _MAKE_AGAIN)
         return _parse({key: value for key, value in values.items() if key != "schema"}, source)
 
 
@@ -152,7 +174,7 @@ def _is_fraction(value: object) -> bool:
 
 
 def _is_text(value: object) -> bool:
-    return isinstance(value, str) and bool(value)
+    return isinstance(value, str) and 0 < len(value) <= 256 and value.isprintable()  # it is printed and written in rows
 
 
 def _is_texts(value: object) -> bool:
@@ -168,9 +190,17 @@ def _is_dict(value: object) -> bool:
 
 
 def _is_hashes(value: object) -> bool:
-    return isinstance(value, dict) and all(
-        is_plain_name(name) and isinstance(digest, str) and len(digest) == 64 and set(digest) <= set("0123456789abcdef")
-        for name, digest in value.items()
+    return (
+        isinstance(value, dict)
+        and len(value) <= MAX_FILES
+        and all(
+            is_plain_name(name)
+            and name not in (MANIFEST_NAME, SIGNATURE_NAME)
+            and isinstance(digest, str)
+            and len(digest) == 64
+            and set(digest) <= set("0123456789abcdef")
+            for name, digest in value.items()
+        )
     )
 
 
@@ -194,16 +224,21 @@ _FIELDS: dict[str, tuple[_Check, str]] = {
     "taps": (_is_ints, "a list of block numbers"),
     "strides": (_is_ints, "a list of strides"),
     "sensors": (lambda value: _is_dict(value) and bool(value), "an object with an entry a sensor"),
-    "files": (_is_hashes, "an object of plain file names and SHA-256 digests"),
+    "files": (_is_hashes, f"an object of plain file names and SHA-256 digests, at most {MAX_FILES}"),
     "metrics": (_is_dict, "an object"),
     "calibration": (_is_dict, "an object"),
     "training": (_is_dict, "an object"),
 }
 
 
+def _shown(name: str) -> str:
+    """A name from the file as a message may show it: short, and nothing that moves a terminal's cursor."""
+    return ascii(name[:80])[1:-1]
+
+
 def _faults(values: Mapping[str, Any], checks: Mapping[str, tuple[_Check, str]], prefix: str) -> list[str]:
     found = [f"{prefix}{name}: missing" for name in checks if name not in values]
-    found += [f"{prefix}{name}: unknown field" for name in values if name not in checks]
+    found += [f"{prefix}{_shown(name)}: unknown field" for name in values if name not in checks]
     for name, (check, wanted) in checks.items():
         if name in values and not check(values[name]):
             found.append(f"{prefix}{name}: {str(values[name])[:80]!r} is not {wanted}")
@@ -227,7 +262,7 @@ def _parse(values: dict[str, Any], source: str) -> Manifest:
 def _parse_entry(name: str, entry: Any, files: Any, faults: list[str]) -> SensorEntry | None:
     prefix = f"sensors.{name}."
     if name not in {item.value for item in Sensor} or not isinstance(entry, dict):
-        faults.append(f"sensors.{name}: not a sensor with an object of fields")
+        faults.append(f"sensors.{_shown(name)}: not a sensor with an object of fields")
         return None
     found = _faults(entry, _SENSOR_FIELDS, prefix) or _contradictions(Sensor(name), entry, files, prefix)
     profile = None
@@ -235,7 +270,7 @@ def _parse_entry(name: str, entry: Any, files: Any, faults: list[str]) -> Sensor
         try:
             profile = RadiometryProfile.from_dict(entry["profile"])
         except BabelRSError as error:
-            found.append(f"{prefix}profile: {error}")
+            found.append(f"{prefix}profile: {str(error)[:500]}")
     if profile is not None and profile.sensor != name:
         found.append(f"{prefix}profile: it is for sensor {profile.sensor}")
     faults.extend(found)
@@ -248,6 +283,8 @@ def _contradictions(sensor: Sensor, entry: Mapping[str, Any], files: Any, prefix
     listed = files if isinstance(files, dict) else {}
     names = ("graph", "selftest")
     found = [f"{prefix}{key}: {entry[key]!r} is not in files" for key in names if entry[key] not in listed]
+    if entry["input_height"] * entry["input_width"] * entry["channels"] > MAX_INPUT_BYTES:
+        found.append(f"{prefix}input_height: an image of the input has more than {MAX_INPUT_BYTES} bytes")
     if entry["channels"] != sensor.num_channels:
         found.append(f"{prefix}channels: {entry['channels']}, where {sensor} has {sensor.num_channels}")
     return found

@@ -46,6 +46,7 @@ class RunOptions:
     sensor: Sensor | None
     sources: tuple[str, ...]
     bundle: str | None
+    require_signature: str | None
     out: str
     formats: tuple[str, ...]
     save_images: bool
@@ -78,6 +79,7 @@ def parse_run(argv: list[str]) -> RunOptions:
         sensor=None if given.sensor is None else Sensor.parse(given.sensor),
         sources=(*given.positional, *given.source),
         bundle=given.bundle,
+        require_signature=given.require_signature,
         out=given.out,
         formats=_formats(given.format),
         save_images=given.save_images,
@@ -87,6 +89,13 @@ def parse_run(argv: list[str]) -> RunOptions:
         batch=given.batch,
         threads=given.threads,
         log_level="ERROR" if given.quiet else "INFO" if given.verbose else "WARNING",
+    )
+
+
+def add_require_signature(parser: argparse.ArgumentParser) -> None:
+    """Add ``--require-signature``, which is the same in every command that opens a bundle."""
+    parser.add_argument(
+        "--require-signature", metavar="KEY", help="refuse bundles that this public key (PEM) did not sign"
     )
 
 
@@ -110,6 +119,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--sensor", metavar=f"{{{sensors}}}", help="what took the images of sources that do not say so")
     parser.add_argument("--source", action="append", default=[], metavar="S=SOURCE", help="a source with its sensor")
     parser.add_argument("--bundle", metavar="B", help="bundle folder or .babelrs file (default: the demo bundle)")
+    add_require_signature(parser)
     parser.add_argument("--out", default="out", metavar="DIR", help="output folder (default: out)")
     parser.add_argument(
         "--format", default="jsonl", metavar="F[,F]", help=f"any of {','.join(FORMATS)} (default: jsonl)"

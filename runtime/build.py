@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from babelrs.errors import EXIT_DONE, EXIT_LIMIT_MISSED, BabelRSError, DeviceError, run_command
 from babelrs.sensors import Sensor
+from runtime.arguments import add_require_signature
 
 if TYPE_CHECKING:
     from babelrs.bundle import Bundle
@@ -43,14 +44,13 @@ def _build(argv: list[str]) -> int:
     precisions, capabilities = _names(given.precision), _names(given.compute_capability)
     _check(given, capabilities)
     logging.basicConfig(format="%(levelname)s: %(message)s", level="INFO", stream=sys.stderr)
-    from babelrs.bundle import open_bundle, verify_files
+    from babelrs.bundle import open_trusted
     from runtime.build_sensor import Wish, build_sensor
     from runtime.engines.cache import EngineCache
     from runtime.engines.candidates import check_precisions
 
     check_precisions(precisions)
-    bundle = open_bundle(given.bundle)
-    verify_files(bundle)
+    bundle = open_trusted(given.bundle, given.require_signature)
     sensors = _sensors(bundle, _names(given.sensor))
     place = open_place(given.module, capabilities)
     workspace = None if given.workspace_mib is None else given.workspace_mib << 20
@@ -157,6 +157,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("bundle", metavar="BUNDLE", help="bundle folder or .babelrs file")
+    add_require_signature(parser)
     add("--sensor", default="", metavar="S[,S]", help="any of rgb,sar,ir (default: all of the bundle)")
     add("--precision", default="", metavar="P[,P]", help="any of int8,fp16,fp32 (default: all that the bundle gives)")
     add("--batch", type=int, default=4, metavar="N", help="most tiles in a run, as in babelrs-run (default: 4)")

@@ -136,10 +136,9 @@ def _build_one(
         "%s %s: building with %d MiB of workspace; %d MiB are free, %d needed", sensor, candidate.precision,
         memory.workspace_bytes >> 20, memory.free_bytes >> 20, memory.needed_bytes >> 20,
     )  # fmt: skip
-    timing = cache.timing_path(key)
     job = BuildJob(
         candidate.model(), graph_path(bundle, sensor), bundle.manifest.entry(sensor), key.batches,
-        memory.workspace_bytes, timing.read_bytes() if timing.is_file() else b"", place.capabilities,
+        memory.workspace_bytes, cache.timing(key), place.capabilities,
     )  # fmt: skip
     started = time.perf_counter()
     plan, measured = build_plan(place.api, job)

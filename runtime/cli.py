@@ -71,7 +71,7 @@ def _open_detectors(options: RunOptions, sensors: set[Sensor]) -> dict[Sensor, D
     from runtime.engines import open_engine
     from runtime.pipeline import Detector
 
-    bundle, detectors = _open_verified(options.bundle), {}
+    bundle, detectors = _open_verified(options.bundle, options.require_signature), {}
     for sensor in sorted(sensors):
         entry = bundle.manifest.entry(sensor)
         engine = open_engine(bundle, sensor, options.engine, options.threads)
@@ -104,14 +104,12 @@ def _report(
     return EXIT_USER_INPUT
 
 
-def _open_verified(path: str | None) -> Bundle:
-    from babelrs.bundle import open_bundle, verify_files
+def _open_verified(path: str | None, key: str | None) -> Bundle:
+    from babelrs.bundle import open_trusted
 
     if path is None and not (DEMO_BUNDLE / "manifest.json").is_file():
         raise BabelRSError(f"This installation has no demo bundle ({DEMO_BUNDLE}).", "Name a bundle with --bundle.")
-    bundle = open_bundle(DEMO_BUNDLE if path is None else path)
-    verify_files(bundle)
-    return bundle
+    return open_trusted(DEMO_BUNDLE if path is None else path, key)
 
 
 if __name__ == "__main__":

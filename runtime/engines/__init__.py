@@ -63,7 +63,7 @@ def open_engine(
 
     Raises:
         BabelRSError: The sensor is not in the bundle, the engine is unknown, or the graph is not what the manifest
-            says.
+            says, or reaches beyond the bundle's files.
         DeviceError: The engine cannot load the graph.
     """
     if name not in ENGINE_CHOICES:
@@ -80,8 +80,10 @@ def open_engine(
             if name == "tensorrt":
                 raise
             why_not = error.what
+    from runtime.engines.graph_check import check_graph
     from runtime.engines.onnxruntime import OnnxRuntimeEngine
 
+    check_graph(bundle, sensor)
     engine = OnnxRuntimeEngine(bundle.folder, entry, threads)
     if why_not:
         engine.reason = f"{engine.reason}; not tensorrt: {why_not}"
@@ -98,15 +100,15 @@ def _open_tensorrt(bundle: Bundle, sensor: Sensor, folder: str | Path | None, wa
     from runtime.engines.cache import EngineCache
 
     cache = EngineCache(folder)
-    records = [record for record in cache.records(bundle.digest, sensor) if record.kept and record.passed]
-    if not records:
-        what = f"No engine for {sensor} of this bundle is in {cache.folder}."
-        raise DeviceError(what, f"Build it here: babelrs-build {bundle.folder}.")
-    from runtime.engines.choice import open_cached
-
     try:
-        return open_cached(bundle, sensor, cache, records)
+        records = [record for record in cache.records(bundle.digest, sensor) if record.kept and record.passed]
+        if records:
+            from runtime.engines.choice import open_cached
+
+            return open_cached(bundle, sensor, cache, records)
     except DeviceError as error:
         if warn:
             _LOGGER.warning("%s: the engine that was built cannot be used: %s", sensor, error)
         raise
+    what = " ".join([f"No engine for {sensor} of this bundle is in {cache.folder}.", *cache.removed])
+    raise DeviceError(what, f"Build it here: babelrs-build {bundle.folder}.")

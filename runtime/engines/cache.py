@@ -1,11 +1,13 @@
 """Engines built on this device, as files: found again by all that they depend on, and never loaded for another key.
 
 A plan is code that the GPU runs, so a plan is loaded only with its record beside it: the record holds the whole key and
-the SHA-256 of the plan, and nobody but the user may write to either.
+the SHA-256 of the plan, nobody but the user may write to either, and the record carries a digest under the cache's own
+key. What fails is removed, and built again by the next babelrs-build.
 
     engines/<bundle>/<sensor>.<key>.plan    the engine, where it was kept
-    engines/<bundle>/<sensor>.<key>.json    its record: key, SHA-256, self-test, times, why it was kept or not
-    engines/timing.<key>.cache              what TensorRT measured while it built
+    engines/<bundle>/<sensor>.<key>.json    its record: key, SHA-256, self-test, times, why it was kept or not; digest
+    engines/timing.<key>.cache              what TensorRT measured while it built, behind its digest
+    engines/seal.key                        the key of the digests, 32 bytes that only the user can read
 """
 
 from __future__ import annotations
@@ -24,11 +26,15 @@ from typing import Any
 
 from babelrs.bundle import cache_folder, sha256_of
 from babelrs.errors import BabelRSError, DeviceError
+from babelrs.plain_files import read_plain
 from babelrs.sensors import Sensor
+from runtime.engines.seal import make_seal, open_seal
 
 SCHEMA = "babelrs.engine/1"
 _LOGGER = logging.getLogger(__name__)
 _PARTIAL = ".part-"
+_MOST_RECORD_BYTES, _MOST_TIMING_BYTES, _MOST_PLAN_BYTES = 1 << 20, 1 << 30, 16 << 30
+_TIMING = "babelrs.timing/1"
 Batches = tuple[tuple[int, int, int], ...]
 
 
@@ -136,56 +142,107 @@ class EngineCache:
 
     Args:
         folder: The cache folder; ``None``: ``$BABELRS_CACHE``, else ``babelrs`` in the user's cache folder.
+
+    Attributes:
+        folder: The folder of engines in it.
+        removed: What failed its check and was removed since this object was made, in words.
     """
 
     def __init__(self, folder: str | Path | None = None) -> None:
         self.folder = (cache_folder() if folder is None else Path(folder)) / "engines"
+        self.removed: list[str] = []
 
     def records(self, bundle: str, sensor: Sensor) -> list[EngineRecord]:
-        """All records of a bundle's sensor, readable ones only."""
+        """All records of a bundle's sensor whose digest is right; others are removed with their plans, with a warning.
+
+        Raises:
+            DeviceError: The cache's key cannot be read, or others can read it.
+        """
+        paths = sorted(self._of(bundle).glob(f"{sensor}.*.json"))
         found = []
-        for path in sorted(self._of(bundle).glob(f"{sensor}.*.json")):
+        for path in paths:
             try:
-                record = EngineRecord.from_json(path.read_text(encoding="utf-8"))
-            except (OSError, ValueError) as error:
-                _LOGGER.warning("%s: ignored, %s", path, error)
+                record = self._read(path)
+            except ValueError as error:
+                self._remove(path, str(error))
+                continue
+            except DeviceError:
+                raise
+            except BabelRSError as error:
+                _LOGGER.warning("ignored, %s", error)
                 continue
             if self._path(record.key, "json") == path:  # else it was copied or renamed
                 found.append(record)
         return found
 
-    def has_plan(self, record: EngineRecord) -> bool:
-        """Whether the record's plan is there, whole."""
-        path = self._path(record.key, "plan")
-        return path.is_file() and path.stat().st_size == record.size_bytes
-
-    def load(self, record: EngineRecord) -> bytes:
-        """The plan of a record.
+    def _read(self, path: Path) -> EngineRecord:
+        """A record, parsed only once its digest is known to be right.
 
         Raises:
-            DeviceError: It is missing, altered, or others may write to it.
+            ValueError: Its digest is missing or wrong, or it is no record.
+            BabelRSError: It cannot be read now.
+            DeviceError: As :meth:`records`.
+        """
+        seal = open_seal(self.folder)
+        if seal is None:
+            raise ValueError("the cache has no key that it could have been written with")
+        return EngineRecord.from_json(seal.opened_json(SCHEMA, read_plain(path, _MOST_RECORD_BYTES, "a record")))
+
+    def _remove(self, record: Path, why: str) -> None:
+        """Remove a record and its plan, and say so."""
+        plan = record.with_suffix(".plan")
+        self.removed.append(f"{record.name} was removed: {why}")
+        _LOGGER.warning("%s: ignored and removed with its engine, %s", record, why)
+        for path in (plan, record):
+            with suppress(OSError):  # on storage that is read-only it stays, and is ignored again
+                path.unlink(missing_ok=True)
+
+    def has_plan(self, record: EngineRecord) -> bool:
+        """Whether the record's plan is there, unaltered; an altered one is removed, with a warning."""
+        path = self._path(record.key, "plan")
+        if not path.is_file():
+            return False
+        try:
+            whole = path.stat().st_size == record.size_bytes and sha256_of(path) == record.sha256
+        except BabelRSError:
+            return False
+        if not whole:
+            self._remove(path.with_suffix(".json"), "the engine is not the one that was built and checked")
+        return whole
+
+    def load(self, record: EngineRecord) -> bytes:
+        """The plan of a record that :meth:`records` gave.
+
+        Raises:
+            DeviceError: It is missing, others may write to it, or it is altered and was removed.
         """
         path = self._path(record.key, "plan")
         rebuild = "Run babelrs-build again."
         try:
             for each in (path, self._path(record.key, "json"), path.parent):
                 _refuse_shared(each)
-            plan = path.read_bytes()
+            plan = read_plain(path, _MOST_PLAN_BYTES, "an engine")
+        except BabelRSError as error:
+            raise DeviceError(error.what, error.remedy if isinstance(error, DeviceError) else rebuild) from None
         except OSError as error:
             raise DeviceError(f"{path}: the engine cannot be read ({error.strerror}).", rebuild) from None
         if not _is_genuine(record, plan):
-            raise DeviceError(f"{path}: the engine is not the one that was built and checked.", rebuild)
+            why = "the engine is not the one that was built and checked"
+            self._remove(path.with_suffix(".json"), why)
+            raise DeviceError(f"{path}: {why}; it was removed.", rebuild)
         return plan
 
     def save(self, record: EngineRecord, plan: bytes | None = None) -> None:
-        """Write a record, after its plan where one is given; each is there whole or not at all.
+        """Write a record with its digest, after its plan where one is given; each is there whole or not at all.
 
         Raises:
             BabelRSError: The folder cannot be written to.
+            DeviceError: The cache's key cannot be used.
         """
         if plan is not None:
             self._write(self._path(record.key, "plan"), plan)
-        self._write(self._path(record.key, "json"), record.to_json().encode("utf-8"))
+        sealed = make_seal(self.folder).sealed_json(SCHEMA, record.to_json())
+        self._write(self._path(record.key, "json"), sealed)
 
     def drop_plan(self, record: EngineRecord) -> None:
         """Remove a plan; its record stays, and says why."""
@@ -196,13 +253,34 @@ class EngineCache:
         """Where the timing cache of builds like this one lies."""
         return self.folder / f"timing.{key.timing_digest}.cache"
 
+    def timing(self, key: EngineKey) -> bytes:
+        """What builds like this one measured; empty where there is nothing, or its digest is wrong: then it is removed.
+
+        Raises:
+            DeviceError: The cache's key cannot be used.
+        """
+        path = self.timing_path(key)
+        if not path.is_file():
+            return b""
+        seal = open_seal(self.folder)
+        try:
+            if seal is None:
+                raise ValueError("the cache has no key that it could have been written with")
+            return seal.opened(_TIMING, read_plain(path, _MOST_TIMING_BYTES, "a timing cache"))
+        except (ValueError, BabelRSError) as error:  # also where it is no plain file
+            _LOGGER.warning("%s: ignored and removed, %s", path, error)
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
+            return b""
+
     def save_timing(self, key: EngineKey, content: bytes) -> None:
-        """Write the timing cache.
+        """Write the timing cache, behind its digest.
 
         Raises:
             BabelRSError: The folder cannot be written to.
+            DeviceError: The cache's key cannot be used.
         """
-        self._write(self.timing_path(key), content)
+        self._write(self.timing_path(key), make_seal(self.folder).sealed(_TIMING, content))
 
     @contextmanager
     def building(self, bundle: str) -> Iterator[None]:
@@ -259,7 +337,7 @@ def plugin_digest(library: Path | None) -> str:
 
 
 def _is_genuine(record: EngineRecord, plan: bytes) -> bool:
-    """Whether a plan is the one of its record. A keyed authentication of the record belongs here, and nowhere else."""
+    """Whether a plan is the one of its record, whose own digest was checked when it was read."""
     return len(plan) == record.size_bytes and hashlib.sha256(plan).hexdigest() == record.sha256
 
 

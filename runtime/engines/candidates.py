@@ -9,6 +9,7 @@ from pathlib import Path
 from babelrs.bundle import Bundle
 from babelrs.errors import BabelRSError
 from babelrs.sensors import Sensor
+from runtime.engines.graph_check import check_graph
 from runtime.engines.onnx_edit import names_plugin, quantized_over, without_function, without_quantization
 from runtime.engines.plugin import DOMAIN, NAME, VERSION
 
@@ -39,10 +40,10 @@ def candidates(bundle: Bundle, sensor: Sensor, plugin: bool) -> list[Candidate]:
         plugin: The plugin takes the place of the function's body, where the graph names it.
 
     Raises:
-        BabelRSError: The graph is no ONNX file.
+        BabelRSError: The graph is no ONNX file, or reaches beyond the bundle.
     """
     entry = bundle.manifest.entry(sensor)
-    stored = (bundle.folder / entry.graph).read_bytes()
+    stored = check_graph(bundle, sensor)
     by_plugin = plugin and names_plugin(stored, DOMAIN, NAME, VERSION)  # older bundles name none
     model = without_function(stored, DOMAIN, NAME) if by_plugin else stored
     found = [Candidate(entry.precision, lambda: model)]

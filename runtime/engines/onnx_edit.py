@@ -8,7 +8,8 @@ rounding of activations, built from nothing but the bundle.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import numpy.typing as npt
 
 from babelrs.errors import BabelRSError
 from babelrs.manifest import is_plain_name
+from babelrs.plain_files import open_plain
 from runtime.engines.onnx_wire import (
     BYTES,
     Field,
@@ -113,12 +115,27 @@ def _is_function(each: Field, domain: str, name: str) -> bool:
     return (text(function, _FUNCTION_DOMAIN), text(function, _FUNCTION_NAME)) == (domain, name)
 
 
+@contextmanager
+def _as_onnx_says() -> Iterator[None]:
+    """Let a graph that breaks ONNX's own rules end in an error: nodes without inputs, offsets that are no numbers."""
+    try:
+        yield
+    except (IndexError, KeyError, ValueError, OverflowError, OSError) as error:
+        what = f"The graph breaks the rules of ONNX ({type(error).__name__}: {error})."
+        raise BabelRSError(what, "Check the bundle with babelrs-verify, or fetch it again.") from None
+
+
 def quantized_over(model: bytes, folder: Path) -> str | None:
-    """The precision of the scales of a graph's Q/DQ nodes, ``fp16`` or ``fp32``; None for a graph without them."""
-    graph = _read_graph(model, folder)
-    for node in graph.nodes:
-        if node.op_type == DEQUANTIZE:
-            return _PRECISIONS.get(integer(_constant(graph, node.inputs[1]), _TENSOR_TYPE))
+    """The precision of the scales of a graph's Q/DQ nodes, ``fp16`` or ``fp32``; None for a graph without them.
+
+    Raises:
+        BabelRSError: The bytes are no model.
+    """
+    with _as_onnx_says():
+        graph = _read_graph(model, folder)
+        for node in graph.nodes:
+            if node.op_type == DEQUANTIZE:
+                return _PRECISIONS.get(integer(_constant(graph, node.inputs[1]), _TENSOR_TYPE))
     return None
 
 
@@ -132,7 +149,11 @@ def without_quantization(model: bytes, folder: Path) -> bytes:
     Raises:
         BabelRSError: The graph is quantized in a way that this edit does not know.
     """
-    graph = _read_graph(model, folder)
+    with _as_onnx_says():
+        return _without_quantization(_read_graph(model, folder), model)
+
+
+def _without_quantization(graph: _Graph, model: bytes) -> bytes:
     renamed: dict[str, str] = {}
     weights: list[Field] = []
     kept: list[_Node] = []
@@ -235,19 +256,23 @@ def _little_endian(each: Field) -> bytes:
 
 
 def _external(tensor: Message, folder: Path) -> bytes:
-    entries = {text(each, _ENTRY_KEY): text(each, _ENTRY_VALUE) for each in map(read_message, blobs(tensor, 13))}
+    entries = {
+        text(each, _ENTRY_KEY): text(each, _ENTRY_VALUE) for each in map(read_message, blobs(tensor, _TENSOR_EXTERNAL))
+    }
     name = entries.get("location", "")
     if not is_plain_name(name):
         raise _unknown(f"its weights lie in {name!r}, which is no file of the bundle")
-    with (folder / name).open("rb") as stream:
+    with open_plain(folder / name) as stream:
         stream.seek(int(entries.get("offset", 0)))
         return stream.read(int(entries["length"]) if "length" in entries else -1)
 
 
 def _resolved(name: str, renamed: Mapping[str, str]) -> str:
-    while name in renamed:
+    for _ in range(len(renamed) + 1):
+        if name not in renamed:
+            return name
         name = renamed[name]
-    return name
+    raise _unknown(f"{name!r} is computed from itself")
 
 
 def _refuse_lost(graph: _Graph, kept: Sequence[_Node], renamed: Mapping[str, str]) -> None:

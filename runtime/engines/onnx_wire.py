@@ -15,6 +15,12 @@ from babelrs.errors import BabelRSError
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 _FIXED_BYTES = {FIXED64: 8, FIXED32: 4}
 _MOST_VARINT_BYTES = 10
+MOST_FIELDS = 1 << 18
+"""Fields of one message: a graph's nodes are thousands."""
+MOST_NUMBERS = 1 << 24
+"""Numbers of one packed field; most weights are raw bytes."""
+MAX_GRAPH_BYTES = (2 << 30) - 1
+"""What Protocol Buffers read; weights beyond that are external."""
 
 
 class Field(NamedTuple):
@@ -34,12 +40,15 @@ def read_message(data: bytes) -> Message:
     Raises:
         BabelRSError: The bytes are no protobuf message.
     """
-    fields, place = [], 0
+    fields: Message = []
+    place = 0
     while place < len(data):
         key, place = _read_varint(data, place)
         number, wire_type = key >> 3, key & 7
-        if number == 0:
-            raise _damaged(f"a field without a number at byte {place}")
+        if not 0 < number < 1 << 29:  # others are cut to 32 bits by some readers, which then see another field
+            raise _damaged(f"field number {number} at byte {place}")
+        if len(fields) == MOST_FIELDS:
+            raise _damaged(f"a message of more than {MOST_FIELDS} fields")
         if wire_type == VARINT:
             value, place = _read_varint(data, place)
             fields.append(Field(number, wire_type, value))
@@ -72,8 +81,15 @@ def write_message(fields: Iterable[Field]) -> bytes:
 
 
 def texts(message: Sequence[Field], number: int) -> list[str]:
-    """The strings of a repeated field."""
-    return [blob.decode("utf-8") for blob in blobs(message, number)]
+    """The strings of a repeated field.
+
+    Raises:
+        BabelRSError: One is no UTF-8 text.
+    """
+    try:
+        return [blob.decode("utf-8") for blob in blobs(message, number)]
+    except UnicodeDecodeError as error:
+        raise _damaged(f"field {number} is no text ({error.reason})") from None
 
 
 def text(message: Sequence[Field], number: int) -> str:
@@ -92,7 +108,11 @@ def integer(message: Sequence[Field], number: int, default: int = 0) -> int:
 
 
 def integers(message: Sequence[Field], number: int) -> list[int]:
-    """The integers of a repeated field, packed or not, signed as int64."""
+    """The integers of a repeated field, packed or not, signed as int64.
+
+    Raises:
+        BabelRSError: A packed one is damaged, or they are too many.
+    """
     found: list[int] = []
     for field in message:
         if field.number != number:
@@ -102,6 +122,8 @@ def integers(message: Sequence[Field], number: int) -> list[int]:
         else:
             place = 0
             while place < len(field.value):
+                if len(found) == MOST_NUMBERS:
+                    raise _damaged(f"field {number} of more than {MOST_NUMBERS} numbers")
                 value, place = _read_varint(field.value, place)
                 found.append(_signed(value))
     return found

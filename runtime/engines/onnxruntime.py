@@ -85,6 +85,7 @@ def _start(path: Path, threads: int, settings: Mapping[str, str]) -> tuple[Any, 
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.intra_op_num_threads = threads
+    options.add_session_config_entry("session.load_model_format", "ONNX")  # else by name: .ort is another parser
     for name, value in settings.items():
         options.add_session_config_entry(name, value)
     options.log_severity_level = 3  # errors only; they are raised as well

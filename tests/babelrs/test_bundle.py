@@ -249,7 +249,7 @@ def test_an_archive_holds_plain_files_only(bundle: Bundle, tmp_path: Path, name:
         tar.addfile(member, io.BytesIO())
     with pytest.raises(BabelRSError, match="Do not use this archive"):
         open_bundle(archive, tmp_path / "cache")
-    assert not list(tmp_path.rglob("*evil*")) and not list((tmp_path / "cache").iterdir())
+    assert not list(tmp_path.rglob("*evil*")) and not (tmp_path / "cache").exists()
 
 
 def test_a_compressed_archive_is_refused(bundle: Bundle, tmp_path: Path) -> None:
@@ -298,5 +298,5 @@ def test_a_self_test_that_unpacks_to_gigabytes_is_refused_unread(bundle: Bundle)
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("pixels.npy", "w") as member:
         for _ in range(300):
             member.write(bytes(1 << 20))
-    with pytest.raises(BabelRSError, match="too many bytes"):
+    with pytest.raises(BabelRSError, match=r"selftest\.sar\.npz: not a self-test"):
         read_selftest(bundle, Sensor.SAR)

@@ -297,6 +297,11 @@ def test_a_graph_that_is_not_what_the_manifest_says_is_refused(images: Path, tmp
     assert_refused(babelrs_run("--sensor", "ir", images, "--bundle", bundle.folder), "model.ir.onnx", "128")
     (bundle.folder / "model.ir.onnx").write_bytes(b"no graph")
     write_manifest(bundle.folder, bundle.manifest)
+    assert_refused(
+        babelrs_run("--sensor", "ir", images, "--bundle", bundle.folder), "model.ir.onnx", "Not an ONNX file"
+    )
+    (bundle.folder / "model.ir.onnx").write_bytes(b"")  # a model, of nothing
+    write_manifest(bundle.folder, bundle.manifest)
     done = babelrs_run("--sensor", "ir", images, "--bundle", bundle.folder)
     assert done.returncode == 3 and "model.ir.onnx" in done.stderr and "Traceback" not in done.stderr
 

@@ -35,9 +35,10 @@ def test_a_sound_bundle_passes_every_check(toy_bundle: Bundle) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
     assert lines[1] == "files    ok: 7 match their SHA-256"
+    assert lines[2] == "signature none"
     assert [line.split()[2] for line in lines if line.startswith("selftest ok")] == ["ir", "rgb", "sar"]
     engines = [line for line in lines if line.startswith("engine ")]
-    assert len(engines) == 3 and len(lines) == 8 and "ir: onnxruntime, on the CPU" in engines[0]
+    assert len(engines) == 3 and len(lines) == 9 and "ir: onnxruntime, on the CPU" in engines[0]
 
 
 def test_an_engine_that_was_not_built_is_exit_3_with_the_command_that_builds_it(
@@ -70,7 +71,7 @@ def test_no_bundle_is_exit_2(tmp_path: Path) -> None:
 
 
 def test_a_graph_that_does_not_load_is_exit_3(copy: Bundle) -> None:
-    (copy.folder / "model.ir.onnx").write_bytes(b"no graph")
+    (copy.folder / "model.ir.onnx").write_bytes(b"")  # a model, of nothing
     write_manifest(copy.folder, copy.manifest)
     done = babelrs_verify(copy.folder)
     assert done.returncode == 3 and "model.ir.onnx" in done.stderr

@@ -12,7 +12,9 @@ from onnx import helper, numpy_helper
 from babelrs.bundle import Bundle, write_manifest, write_selftest
 from babelrs.bundle import read_selftest as read
 from babelrs.sensors import Sensor
+from runtime.engines import choice, tensorrt_api, trial
 from runtime.engines.onnxruntime import OnnxRuntimeEngine
+from tests.runtime.engines.fakes import FakeCuda, FakeTensorRT
 
 
 @pytest.fixture
@@ -42,3 +44,17 @@ def int8_bundle(toy_bundle: Bundle, tmp_path: Path) -> Bundle:
     )
     manifest = replace(toy_bundle.manifest, sensors={Sensor.IR: entry})
     return write_manifest(folder, manifest)
+
+
+@pytest.fixture
+def trt(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeTensorRT:
+    """The only TensorRT and GPU that commands find here; timing is cut short."""
+    fake = FakeTensorRT(FakeCuda(integrated=True))
+    monkeypatch.setenv("BABELRS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("BABELRS_TENSORRT_PLUGIN", "")
+    monkeypatch.setattr(tensorrt_api, "find_tensorrt", lambda name="auto": fake.api())
+    monkeypatch.setattr(choice, "find_tensorrt", lambda name="auto": fake.api())
+    monkeypatch.setattr("runtime.engines.cuda.open_cuda", lambda: fake.cuda)
+    monkeypatch.setattr(choice, "open_cuda", lambda: fake.cuda)
+    monkeypatch.setattr(trial, "RUNS", 5)
+    return fake

@@ -14,26 +14,12 @@ from babelrs.bundle import Bundle, read_selftest, write_manifest, write_selftest
 from babelrs.errors import BabelRSError, DeviceError
 from babelrs.sensors import Sensor
 from runtime import build
-from runtime.engines import choice, open_engine, tensorrt_api, trial
+from runtime.engines import open_engine, tensorrt_api
 from runtime.engines.cache import EngineCache, EngineRecord
 from runtime.engines.tensorrt import TensorRTEngine
 from runtime.memory import MIB, available_bytes, plan_memory
 from runtime.selftest import run_selftest
 from tests.runtime.engines.fakes import FakeCuda, FakeTensorRT
-
-
-@pytest.fixture
-def trt(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeTensorRT:
-    """The only TensorRT and GPU that commands find here; timing is cut short."""
-    fake = FakeTensorRT(FakeCuda(integrated=True))
-    monkeypatch.setenv("BABELRS_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("BABELRS_TENSORRT_PLUGIN", "")
-    monkeypatch.setattr(tensorrt_api, "find_tensorrt", lambda name="auto": fake.api())
-    monkeypatch.setattr(choice, "find_tensorrt", lambda name="auto": fake.api())
-    monkeypatch.setattr("runtime.engines.cuda.open_cuda", lambda: fake.cuda)
-    monkeypatch.setattr(choice, "open_cuda", lambda: fake.cuda)
-    monkeypatch.setattr(trial, "RUNS", 5)
-    return fake
 
 
 def build_it(bundle: Bundle, *arguments: str) -> int:
@@ -155,11 +141,12 @@ def test_nothing_that_can_be_built_is_exit_3(
 def test_the_timing_cache_is_kept_and_used(trt: FakeTensorRT, int8_bundle: Bundle, damage: bool) -> None:
     assert build_it(int8_bundle, "--precision", "int8") == 0
     [path] = EngineCache().folder.glob("timing.*.cache")
-    assert path.read_bytes() == b"timing+1"
+    key = records(int8_bundle)["int8"].key
+    assert EngineCache().timing(key) == b"timing+1"
     if damage:
         path.write_bytes(b"half")
     assert build_it(int8_bundle, "--precision", "fp32") == 0
-    assert path.read_bytes() == (b"timing+1" if damage else b"timing+1+1")
+    assert EngineCache().timing(key) == (b"timing+1" if damage else b"timing+1+1")
 
 
 def test_the_record_holds_what_was_measured(trt: FakeTensorRT, toy_bundle: Bundle) -> None:
