@@ -133,10 +133,11 @@ def _tar(files: Files) -> bytes:
 def _selftests() -> list[bytes]:
     entry = open_bundle(DEMO).manifest.entry(Sensor.SAR)
     pixels = np.zeros((1, entry.input_height, entry.input_width, entry.channels), np.uint8)
-    boxes, scores = np.zeros((1, 2, 5), np.float32), np.zeros((1, 2), np.float32)
+    count = entry.max_detections
+    boxes, scores = np.zeros((1, count, 5), np.float32), np.zeros((1, count), np.float32)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "selftest.npz"
-        write_selftest(path, SelfTest(pixels, boxes, scores, np.zeros((1, 2), np.int32), 0.1, 1.0))
+        write_selftest(path, SelfTest(pixels, boxes, scores, np.zeros((1, count), np.int32), 0.1, 1.0))
         return [path.read_bytes()]
 
 
