@@ -50,6 +50,7 @@ class RunOptions:
     formats: tuple[str, ...]
     save_images: bool
     save_video: bool
+    resume: bool
     score: float | None
     engine: str
     batch: int
@@ -82,6 +83,7 @@ def parse_run(argv: list[str]) -> RunOptions:
         formats=_formats(given.format),
         save_images=given.save_images,
         save_video=given.save_video,
+        resume=given.resume,
         score=given.score,
         engine=given.engine,
         batch=given.batch,
@@ -116,6 +118,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--save-images", action="store_true", help="write annotated images too")
     parser.add_argument("--save-video", action="store_true", help="write a video of annotated images too")
+    parser.add_argument(
+        "--resume", action="store_true", help="go on with the unfinished run in --out; without one, begin"
+    )
     parser.add_argument("--score", type=float, metavar="S", help="least score, 0 to 1 (default: the bundle's)")
     parser.add_argument("--engine", choices=ENGINE_CHOICES, default="auto", help="what runs the model (default: auto)")
     parser.add_argument("--batch", type=int, default=4, metavar="N", help="tiles a run of the model (default: 4)")

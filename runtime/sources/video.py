@@ -124,7 +124,7 @@ class VideoSource:
         try:
             container = _opened(file.path)
         except ImageError as error:
-            if not file.begin:
+            if file.begin != 1:  # else it was said before; a file with frames has become another since
                 yield error
             return
         with closing(container):
