@@ -10,6 +10,7 @@ import random
 from pathlib import Path
 from typing import Any
 
+from babelrs.images import IMAGE_SUFFIXES
 from runtime.journal import BOOT, SYNCED, boot_id, line_of, records_in
 from runtime.recorder import NAME
 from runtime.standing import Standing, standing_after
@@ -62,7 +63,7 @@ def _sure_ends(standing: Standing) -> dict[str, int]:
     """Bytes of every growing file that were synced, by its name."""
     found = {}
     for sensor, marks in standing.marks.items():
-        for name, mark in zip(standing.settings["formats"], marks, strict=True):
+        for name, mark in zip(standing.settings["formats"], marks, strict=False):
             if name in _SUFFIXES:
                 found[f"detections.{sensor}.{_SUFFIXES[name]}"] = mark["end"]
             elif name == "video":
@@ -74,7 +75,7 @@ def _names(path: Path, end: int) -> set[str]:
     """Names of the files about the images in the first ``end`` bytes of a file of lines."""
     records = [json.loads(line) for line in path.read_bytes()[:end].splitlines()]
     stems = [(Path(record["source"]), record["frame"]) for record in records]
-    return {path.stem if path.suffix == ".tif" else f"{path.stem}_{frame:06d}" for path, frame in stems}
+    return {path.stem if path.suffix in IMAGE_SUFFIXES else f"{path.stem}_{frame:06d}" for path, frame in stems}
 
 
 def _tear(path: Path, sure: int, rng: random.Random) -> None:
