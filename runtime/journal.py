@@ -43,10 +43,12 @@ class Found:
     Attributes:
         records: In order, those of the journal itself left out.
         end: Bytes of the file that hold them.
+        is_cut: Whether others follow that cannot be relied on any more, or may not have been there for long.
     """
 
     records: list[Record]
     end: int
+    is_cut: bool
 
 
 class Journal:
@@ -54,17 +56,15 @@ class Journal:
 
     Args:
         path: The file.
-        end: Where it goes on, as :attr:`Found.end`; ``None``: a new one replaces an older file.
+        found: What it goes on with; ``None``: a new one replaces an older file.
 
     Raises:
         BabelRSError: It cannot be written.
     """
 
-    def __init__(self, path: Path, end: int | None = None) -> None:
+    def __init__(self, path: Path, found: Found | None = None) -> None:
         self._path, self._lock = path, threading.Lock()
-        self._partial = path.with_name(f".{path.name}{PART_SUFFIX}")
-        self._partial.unlink(missing_ok=True)
-        self._file = AppendedFile(path, end=end)
+        self._file = _opened(path, found)
         self.append({BOOT: boot_id()})
 
     @property
@@ -105,20 +105,41 @@ class Journal:
             BabelRSError: It cannot be written; the old one stays.
         """
         with self._lock:
-            try:
-                file = AppendedFile(self._partial, shortened(self._path.read_bytes()))
-                file.sync()
-                os.replace(self._partial, self._path)
-            except OSError as error:
-                raise unwritable(self._path, error) from None
+            file = _replaced(self._path, shortened)
             self._file.close()
-            self._file = AppendedFile(self._path, end=file.end)
-            file.close()
-        sync_path(self._path.parent)
+            self._file = file
 
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+
+def _opened(path: Path, found: Found | None) -> AppendedFile:
+    _partial(path).unlink(missing_ok=True)
+    if found is None or not found.is_cut:
+        return AppendedFile(path, end=None if found is None else found.end)
+    # That what is kept is sure was said behind it: it must be said again before that is gone, or a second loss of power
+    # would cost all.
+    return _replaced(path, lambda data: data[: found.end] + line_of({SYNCED: found.end}))
+
+
+def _replaced(path: Path, made: Callable[[bytes], bytes]) -> AppendedFile:
+    """Another journal in the place of one, made of it; at any time one of them is on the disk itself."""
+    try:
+        file = AppendedFile(_partial(path), made(path.read_bytes()))
+        try:
+            file.sync()
+            os.replace(_partial(path), path)
+        finally:
+            file.close()
+    except OSError as error:
+        raise unwritable(path, error) from None
+    sync_path(path.parent)
+    return AppendedFile(path, end=file.end)
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(f".{path.name}{PART_SUFFIX}")
 
 
 def line_of(record: Record) -> bytes:
@@ -148,8 +169,9 @@ def read_journal(path: Path, boot: str) -> Found | None:
     for record, ends in records_in(data):
         end = ends
         written_under, sure = record.get(BOOT, written_under), record.get(SYNCED, sure)
-    end = end if boot and written_under == boot else sure
-    return Found([record for record, _ in records_in(data[:end]) if not record.keys() & {BOOT, SYNCED}], end)
+    is_cut = not boot or written_under != boot
+    end = sure if is_cut else end
+    return Found([record for record, _ in records_in(data[:end]) if not record.keys() & {BOOT, SYNCED}], end, is_cut)
 
 
 def records_in(data: bytes) -> Iterator[tuple[Record, int]]:

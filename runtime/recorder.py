@@ -164,7 +164,7 @@ def open_recorder(folder: Path, settings: Mapping[str, Any], resume: bool) -> Re
     standing = None if found is None else standing_after(found.records)
     if resume and found is not None and standing is not None:
         _check_same(path, standing.settings, settings)
-        return Recorder(folder, Journal(path, found.end), standing)
+        return Recorder(folder, Journal(path, found), standing)
     if resume and found is not None:
         _LOGGER.warning("%s: nothing in it is whole, so that all begins anew", path)
     elif standing is not None and standing.num_images and not standing.is_over:

@@ -1,4 +1,4 @@
-"""Whatever moment a run ended at, one that goes on leaves what an undisturbed run leaves: nothing lost, nothing twice."""
+"""Whatever moment a run ended at, one that goes on leaves what an undisturbed one does: nothing lost, nothing twice."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def assert_same(whole: Path, out: Path) -> None:
     for name, found in compared(whole, out).items():
         assert (found.lost, found.repeated, found.altered, found.is_reordered) == (0, 0, 0, False), (name, found)
     assert contents(whole, whole).keys() == contents(out, whole).keys()
-    assert not [path for path in out.rglob("*.part")]
+    assert not list(out.rglob("*.part"))
 
 
 @pytest.fixture(scope="module")
@@ -194,7 +194,7 @@ def test_two_sources_of_one_sensor_share_numbers_without_a_gap_after_a_kill(inpu
         detect(named, moment, formats=("jsonl", "video"))
         lines = [json.loads(line) for line in (moment / "detections.ir.jsonl").read_text().splitlines()]
         by_source = [(Path(line["source"]).name, line["frame"]) for line in lines]
-        assert len(set(number for _, number in by_source)) == 8 and max(number for _, number in by_source) == 8
+        assert len({number for _, number in by_source}) == 8 and max(number for _, number in by_source) == 8
         assert sorted(name for name, _ in by_source) == ["0.png", "1.png", "3.png", "4.png", *["clip.mkv"] * 4]
 
 
