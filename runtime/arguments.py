@@ -32,6 +32,8 @@ Written to --out, with the sensor's name for S:
   detections.S.csv         one row a detection (csv)
   images.S/IMAGE.jpg       annotated images (--save-images)
   video.S.mp4              annotated images as a video (--save-video); video.S.2.mp4 of the sensor's second source
+  run.journal              what is done, for --resume: after a crash or a loss of power, the same command with
+                           --resume goes on so that every image is once in every output
 
 An image that cannot be used is reported on standard error, counted and skipped. Ctrl-C finishes what is under way.
 Exit codes: 0 done, at least one image was processed; 2 the input is wrong, or no image could be processed; 3 the device
