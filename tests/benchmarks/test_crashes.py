@@ -13,12 +13,12 @@ import pytest
 from babelrs.sensors import Sensor
 from benchmarks.crash_outputs import Difference, compared
 from benchmarks.power_loss import lose_power
-from runtime.journal import read_journal
-from runtime.recorder import NAME, open_recorder
+from runtime.journal import Journal, read_journal
+from runtime.recorder import NAME, Recorder
 from runtime.sinks.csv import CsvSink
 from runtime.sinks.dota import DotaSink
 from runtime.sinks.jsonl import JsonLinesSink
-from runtime.standing import Ended
+from runtime.standing import Ended, Standing, head_of
 from tests.runtime.test_sinks import BOXES, result
 
 SAME = Difference(0, 0, 0, False)
@@ -69,7 +69,10 @@ def test_what_differs_in_a_folder_of_files_is_seen(whole: Path, tmp_path: Path) 
 
 
 def test_a_loss_of_power_leaves_what_was_synced_and_no_more_of_the_journal(tmp_path: Path) -> None:
-    recorder = open_recorder(tmp_path, {"formats": ["jsonl"]}, False)
+    settings = {"formats": ["jsonl"]}
+    journal = Journal(tmp_path / NAME)
+    journal.append(head_of(settings))
+    recorder = Recorder(tmp_path, journal, Standing(settings), pause_s=3600.0)  # synced here and nowhere else
     sink = JsonLinesSink(tmp_path / "detections.ir.jsonl")
     recorder.begin({Sensor.IR: [sink]})
     for number in range(6):

@@ -311,7 +311,6 @@ def test_a_disk_that_fails_to_sync_ends_the_run(inputs: Path, tmp_path: Path, mo
             raise BabelRSError("The disk broke.", "Replace it.")
 
     monkeypatch.setattr(Recorder, "sync", fail)
-    monkeypatch.setattr("runtime.recorder.SYNC_S", 0.01)
     with pytest.raises(BabelRSError, match="The disk broke"):
         detect(both(inputs), tmp_path / "out", engine={"pause_s": 0.05})
 
