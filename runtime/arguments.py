@@ -32,6 +32,8 @@ Written to --out, with the sensor's name for S:
   detections.S.csv         one row a detection (csv)
   images.S/IMAGE.jpg       annotated images (--save-images)
   video.S.mp4              annotated images as a video (--save-video); video.S.2.mp4 of the sensor's second source
+  run.journal              what is done, for --resume: after a crash or a loss of power, the same command with
+                           --resume goes on so that every image is once in every output
 
 An image that cannot be used is reported on standard error, counted and skipped. Ctrl-C finishes what is under way.
 Exit codes: 0 done, at least one image was processed; 2 the input is wrong, or no image could be processed; 3 the device
@@ -51,6 +53,7 @@ class RunOptions:
     formats: tuple[str, ...]
     save_images: bool
     save_video: bool
+    resume: bool
     score: float | None
     engine: str
     batch: int
@@ -84,6 +87,7 @@ def parse_run(argv: list[str]) -> RunOptions:
         formats=_formats(given.format),
         save_images=given.save_images,
         save_video=given.save_video,
+        resume=given.resume,
         score=given.score,
         engine=given.engine,
         batch=given.batch,
@@ -126,6 +130,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--save-images", action="store_true", help="write annotated images too")
     parser.add_argument("--save-video", action="store_true", help="write a video of annotated images too")
+    parser.add_argument(
+        "--resume", action="store_true", help="go on with the unfinished run in --out; without one, begin"
+    )
     parser.add_argument("--score", type=float, metavar="S", help="least score, 0 to 1 (default: the bundle's)")
     parser.add_argument("--engine", choices=ENGINE_CHOICES, default="auto", help="what runs the model (default: auto)")
     parser.add_argument("--batch", type=int, default=4, metavar="N", help="tiles a run of the model (default: 4)")

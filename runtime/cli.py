@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,32 +31,43 @@ def _run(argv: list[str]) -> int:
     options = parse_run(argv)
     logging.basicConfig(format="%(levelname)s: %(message)s", level=options.log_level, stream=sys.stderr)
     # Heavy imports wait until the arguments are known to be right.
+    from runtime.locking import locked
     from runtime.outputs import open_sinks
     from runtime.progress import progress_line
+    from runtime.recorder import open_recorder
     from runtime.run import run_sources
+    from runtime.run_settings import settings_of
     from runtime.stopping import stopped_by_signals
 
-    sources = _open_sources(options)
-    detectors = _open_detectors(options, {source.sensor for source in sources})
+    named = _named_sources(options)
+    sources = _open_sources(named)
+    bundle = _open_verified(options.bundle, options.require_signature)
+    detectors = _open_detectors(options, bundle, {source.sensor for source in sources})
     pictures = [name for name, wanted in (("images", options.save_images), ("video", options.save_video)) if wanted]
     line = progress_line(options.log_level != "WARNING")
-    with stopped_by_signals() as stop:
-        sinks = open_sinks(Path(options.out), detectors, (*options.formats, *pictures))
-        summaries = run_sources(sources, detectors, sinks, stop.event, bool(pictures), line or (lambda job: None))
+    formats, folder, progress = (*options.formats, *pictures), Path(options.out), line or (lambda job: None)
+    settings = settings_of(bundle.digest, named, {each: it.score_threshold for each, it in detectors.items()}, formats)
+    with (
+        stopped_by_signals() as stop,
+        locked(folder),
+        closing(open_recorder(folder, settings, options.resume)) as recorder,
+    ):
+        sinks = open_sinks(folder, detectors, formats, recorder.standing.marks)
+        sources = recorder.resumed(sources)
+        summaries = run_sources(sources, detectors, sinks, stop.event, bool(pictures), progress, recorder)
     if line is not None:
         line.clear()
     return _report(options, sources, detectors, summaries, stop.asked)
 
 
-def _open_sources(options: RunOptions) -> list[Source]:
-    """The sources; plain images of one sensor are one source, so that none is read twice.
+def _named_sources(options: RunOptions) -> list[tuple[Sensor, str]]:
+    """Sensors and addresses of the sources.
 
     Raises:
-        BabelRSError: One of them cannot be opened, or does not say its sensor.
+        BabelRSError: One of them does not say its sensor.
     """
-    from runtime.rasters import open_raster
     from runtime.sources.naming import redacted
-    from runtime.sources.opening import Opening, open_together, parse_source
+    from runtime.sources.opening import parse_source
 
     named = []
     for own, address in map(parse_source, options.sources):
@@ -64,14 +76,26 @@ def _open_sources(options: RunOptions) -> list[Source]:
             what = f"The sensor of {redacted(address)} is not known."
             raise BabelRSError(what, "Give --sensor, or --source SENSOR=ADDRESS.")
         named.append((sensor, address))
+    return named
+
+
+def _open_sources(named: Sequence[tuple[Sensor, str]]) -> list[Source]:
+    """The sources; plain images of one sensor are one source, so that none is read twice.
+
+    Raises:
+        BabelRSError: One of them cannot be opened.
+    """
+    from runtime.rasters import open_raster
+    from runtime.sources.opening import Opening, open_together
+
     return open_together(named, Opening(open_raster=open_raster))
 
 
-def _open_detectors(options: RunOptions, sensors: set[Sensor]) -> dict[Sensor, Detector]:
+def _open_detectors(options: RunOptions, bundle: Bundle, sensors: set[Sensor]) -> dict[Sensor, Detector]:
     from runtime.engines import open_engine
     from runtime.pipeline import Detector
 
-    bundle, detectors = _open_verified(options.bundle, options.require_signature), {}
+    detectors = {}
     for sensor in sorted(sensors):
         entry = bundle.manifest.entry(sensor)
         engine = open_engine(bundle, sensor, options.engine, options.threads)
@@ -95,9 +119,9 @@ def _report(
         for sensor, detector in detectors.items():
             engine = detector.engine
             say(f"{sensor}: engine {engine.name} {engine.precision}: {engine.reason}\n", sys.stdout)
-    if stopped or any(summary.num_images for summary in summaries):
+    if stopped or any(summary.num_images or summary.num_before for summary in summaries):
         return EXIT_DONE
-    tried = sum(sum(summary.skipped.values()) for summary in summaries)
+    tried = sum(sum(summary.skipped.values()) + summary.num_skipped_before for summary in summaries)
     why = "The lines above say why; mend or replace the files."
     what = f"None of the {tried} images could be processed. {why}" if tried else "The sources gave no image."
     say(f"error: {what}\n", sys.stderr)

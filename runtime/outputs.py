@@ -13,9 +13,10 @@ from runtime.sinks.dota import DotaSink
 from runtime.sinks.geojson import GeoJsonSink
 from runtime.sinks.image import ImageSink
 from runtime.sinks.jsonl import JsonLinesSink
+from runtime.sinks.resumable import Mark
 from runtime.sinks.video import VideoSink
 
-SINKS: Mapping[str, tuple[str, Callable[[Path], Sink]]] = {
+SINKS: Mapping[str, tuple[str, Callable[[Path, Mark | None], Sink]]] = {
     "jsonl": ("detections.{}.jsonl", JsonLinesSink),
     "geojson": ("detections.{}.geojson", GeoJsonSink),
     "dota": ("dota.{}", DotaSink),
@@ -27,17 +28,25 @@ SINKS: Mapping[str, tuple[str, Callable[[Path], Sink]]] = {
 """Formats, what they are called in the output folder with the sensor's name, and what writes them."""
 
 
-def open_sinks(folder: Path, sensors: Iterable[Sensor], formats: Sequence[str]) -> dict[Sensor, list[Sink]]:
+def open_sinks(
+    folder: Path, sensors: Iterable[Sensor], formats: Sequence[str], marks: Mapping[str, Sequence[Mark]] | None = None
+) -> dict[Sensor, list[Sink]]:
     """Sinks of every sensor.
 
     Args:
         folder: Where they write; made where it is not there.
         sensors: Of the sources.
         formats: Keys of :data:`SINKS`.
+        marks: Where an earlier run's sinks stand that are to go on, by sensor and in the order of ``formats``.
 
     Raises:
-        BabelRSError: A file or folder cannot be written.
+        BabelRSError: A file or folder cannot be written, or is not as the earlier run left it.
     """
     make_folder(folder)
-    chosen = [SINKS[name] for name in formats]
-    return {sensor: [sink(folder / name.format(sensor.value)) for name, sink in chosen] for sensor in set(sensors)}
+    return {sensor: _sinks_of(folder, sensor, formats, (marks or {}).get(sensor.value)) for sensor in set(sensors)}
+
+
+def _sinks_of(folder: Path, sensor: Sensor, formats: Sequence[str], marks: Sequence[Mark] | None) -> list[Sink]:
+    places = [None] * len(formats) if marks is None else marks
+    chosen = zip((SINKS[name] for name in formats), places, strict=False)  # links behind the files may have marks, too
+    return [sink(folder / name.format(sensor.value), mark) for (name, sink), mark in chosen]

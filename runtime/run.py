@@ -19,9 +19,11 @@ from babelrs.images import quiet_opencv
 from babelrs.sensors import Sensor
 from runtime.lanes import Abandoned, Lanes
 from runtime.pipeline import Detector
+from runtime.recorder import Recorder
 from runtime.sinks import Sink
 from runtime.sources import Source
 from runtime.stages import Failed, Found, Job, Taken, finished, inferred, prepared
+from runtime.standing import Ended
 from runtime.summary import Summary
 
 UNDER_WAY = {True: 2, False: 4}
@@ -42,6 +44,7 @@ def run_sources(
     stop: threading.Event | None = None,
     with_pictures: bool = False,
     progress: Callable[[Job], None] = lambda job: None,
+    recorder: Recorder | None = None,
 ) -> list[Summary]:
     """Detect in all that the sources give and write the results.
 
@@ -52,6 +55,7 @@ def run_sources(
         stop: Once set, no further image is begun; those under way are finished and written. Set at the end.
         with_pictures: Whether a sink wants pictures of images that are too large to be held.
         progress: Called whenever tiles of an image are done.
+        recorder: Records what is done; closed at the end. The sources and sinks go on where it says.
 
     Returns:
         What came of each source.
@@ -62,7 +66,8 @@ def run_sources(
         DeviceError: An engine failed.
     """
     quiet_opencv()  # loading it is no part of the first image's latency
-    summaries, stop = [Summary() for _ in sources], stop or threading.Event()
+    stop = stop or threading.Event()
+    summaries = [Summary() for _ in sources] if recorder is None else recorder.summaries(len(sources))
     start = time.perf_counter()
     with ExitStack() as stack:
         for sink in (sink for group in sinks.values() for sink in group):
@@ -70,7 +75,10 @@ def run_sources(
         for source in sources:
             stack.callback(source.close)
         threads = _Threads(stack, stop)
-        numbers = {sensor: itertools.count() for sensor in detectors}
+        numbers = {s: itertools.count() if recorder is None else recorder.numbers(s) for s in detectors}
+        if recorder is not None:
+            stack.callback(recorder.close)
+            recorder.begin(sinks)
         taken = [threads.reading(sources, lane) for lane in range(len(sources))]
         work = threads.between(
             prepared(lanes, detectors[source.sensor], numbers[source.sensor])
@@ -79,7 +87,11 @@ def run_sources(
         outputs = threads.between([inferred(work)])
         for one in threads.between([finished(outputs, with_pictures, progress)]):
             _write(one, sinks, summaries[one.taken.origin])
+            if recorder is not None:  # the last of all, so that what it says is true
+                recorder.ended(_ended(one))
             one.taken.release()
+        if recorder is not None:
+            recorder.finish(is_over=not stop.is_set())
     for summary, source in zip(summaries, sources, strict=True):
         summary.num_dropped, summary.elapsed_s = source.dropped, time.perf_counter() - start
     return summaries
@@ -96,6 +108,12 @@ def _write(one: Found | Failed, sinks: Mapping[Sensor, Sequence[Sink]], summary:
         sink.write(one.result)
     summary.add(one.result, 1e3 * (time.perf_counter() - one.taken.taken_s))
     _LOGGER.info("%s: %d detections", one.result.source, len(one.result.detections))
+
+
+def _ended(one: Found | Failed) -> Ended:
+    taken, item = one.taken, one.taken.item
+    number, is_used = (one.number, False) if isinstance(one, Failed) else (one.result.frame, True)
+    return Ended(taken.origin, taken.sensor.value, number, item.sequence, item.key, item.stem, is_used)
 
 
 class _Threads:

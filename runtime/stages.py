@@ -90,11 +90,13 @@ class Failed:
         taken: Where it came from.
         error: Why.
         job: What had begun.
+        number: As in :class:`Job`.
     """
 
     taken: Taken
     error: ImageError
     job: Job | None = None
+    number: int = -1
 
 
 @dataclass(frozen=True)
@@ -119,13 +121,13 @@ def prepared(taken: Iterable[Taken], detector: Detector, numbers: Iterator[int])
     for one in taken:
         number = next(numbers)
         if isinstance(one.item, Unusable):
-            yield Failed(one, one.item.error)
+            yield Failed(one, one.item.error, None, number)
             continue
         job = Job(one, one.item, number, detector)
         try:
             yield from _tiles_of(job)
         except ImageError as error:
-            yield Failed(one, error, job)
+            yield Failed(one, error, job, number)
 
 
 def _tiles_of(job: Job) -> Iterator[Work]:
@@ -185,7 +187,7 @@ def _closed(one: Complete | Failed, with_pictures: bool) -> Found | Failed:
     try:
         return one if isinstance(one, Failed) else Found(job.taken, _result(job, with_pictures))
     except ImageError as error:
-        return Failed(job.taken, error, job)
+        return Failed(job.taken, error, job, job.number)
     finally:
         job.capture.raster.close()
 

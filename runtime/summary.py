@@ -25,6 +25,8 @@ class Summary:
         latencies_ms: Milliseconds of the last images by stage, and in all from when the source gave it to its result.
         num_dropped: Frames of a live source that newer ones replaced.
         elapsed_s: Wall-clock seconds of the run.
+        num_before: Images that an earlier run processed, which this one goes on with.
+        num_skipped_before: Images that it skipped.
     """
 
     num_images: int = 0
@@ -35,6 +37,8 @@ class Summary:
     )
     num_dropped: int = 0
     elapsed_s: float = 0.0
+    num_before: int = 0
+    num_skipped_before: int = 0
 
     def add(self, result: FrameResult, total_ms: float) -> None:
         """Count one processed image that took so long in all."""
@@ -61,6 +65,8 @@ class Summary:
             parts.append(f"{sum(self.skipped.values())} skipped{_listed(self.skipped)}")
         if self.num_dropped:
             parts.append(f"{self.num_dropped} dropped")
+        if self.num_before or self.num_skipped_before:
+            parts.append(f"{self.num_before} images, {self.num_skipped_before} skipped by the run before")
         return " | ".join(parts)
 
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
 from babelrs.errors import BabelRSError
 from runtime.pipeline import FrameResult
+
+PART_SUFFIX = ".part"
+"""Of a file that is being written."""
 
 
 class Sink(Protocol):
@@ -43,11 +47,13 @@ def write_whole(path: Path, data: bytes) -> None:
     Raises:
         BabelRSError: It cannot be written.
     """
-    partial = path.with_name(f".{path.name}.part")
+    partial = path.with_name(f".{path.name}{PART_SUFFIX}")
     try:
         partial.write_bytes(data)
         os.replace(partial, path)
     except OSError as error:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)  # on a full disk, it takes space from others
         raise unwritable(path, error) from None
 
 

@@ -9,6 +9,9 @@ from typing import Any
 from babelrs.boxes import to_coco, to_corners
 from runtime.pipeline import FrameResult
 from runtime.sinks.appending import AppendedFile
+from runtime.sinks.resumable import Mark
+
+_HEAD = b"["
 
 
 class CocoSink:
@@ -20,21 +23,29 @@ class CocoSink:
 
     Args:
         path: The file; an older one is replaced.
+        mark: Where an earlier run's file goes on; ``None``: it begins anew.
 
     Raises:
         BabelRSError: The file cannot be written.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._file, self._is_first = AppendedFile(path, b"[", b"]\n"), True
+    def __init__(self, path: Path, mark: Mark | None = None) -> None:
+        self._file = AppendedFile(path, _HEAD, b"]\n", end=None if mark is None else mark["end"])
 
     def write(self, result: FrameResult) -> None:
         """Add one frame's entries."""
         entries = [json.dumps(entry, ensure_ascii=False, allow_nan=False) for entry in result_entries(result)]
         if entries:
             joined = ",\n".join(entries)
-            self._file.append((joined if self._is_first else f",\n{joined}").encode())
-            self._is_first = False
+            self._file.append((joined if self._file.end == len(_HEAD) else f",\n{joined}").encode())
+
+    def mark(self) -> Mark:
+        """Where the file ends."""
+        return {"end": self._file.end}
+
+    def sync(self) -> None:
+        """Bring the file to the disk itself."""
+        self._file.sync()
 
     def close(self) -> None:
         """Close the file."""

@@ -12,6 +12,7 @@ from babelrs.boxes import to_corners
 from runtime.pipeline import FrameResult
 from runtime.sinks.appending import AppendedFile
 from runtime.sinks.geojson import DECIMALS, ground_record
+from runtime.sinks.resumable import Mark
 
 HEADER = (
     *("source", "frame", "time", "sensor", "label", "score"),
@@ -28,18 +29,27 @@ class CsvSink:
 
     Args:
         path: The file; an older one is replaced.
+        mark: Where an earlier run's file goes on; ``None``: it begins anew.
 
     Raises:
         BabelRSError: The file cannot be written.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._file = AppendedFile(path, _lines([list(HEADER)]))
+    def __init__(self, path: Path, mark: Mark | None = None) -> None:
+        self._file = AppendedFile(path, _lines([list(HEADER)]), end=None if mark is None else mark["end"])
 
     def write(self, result: FrameResult) -> None:
         """Add one image's rows."""
         if len(result.detections):
             self._file.append(_lines(result_rows(result)))
+
+    def mark(self) -> Mark:
+        """Where the file ends."""
+        return {"end": self._file.end}
+
+    def sync(self) -> None:
+        """Bring the file to the disk itself."""
+        self._file.sync()
 
     def close(self) -> None:
         """Close the file."""

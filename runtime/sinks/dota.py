@@ -6,7 +6,8 @@ from pathlib import Path
 
 from babelrs.boxes import to_corners
 from runtime.pipeline import FrameResult
-from runtime.sinks import make_folder, write_whole
+from runtime.sinks.resumable import Mark
+from runtime.sinks.whole import WholeFiles
 
 
 class DotaSink:
@@ -17,10 +18,11 @@ class DotaSink:
 
     Args:
         folder: Where the files go.
+        mark: Of an earlier run, or none: files of the same names are replaced in either case.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = make_folder(folder)
+    def __init__(self, folder: Path, mark: Mark | None = None) -> None:
+        self._files = WholeFiles(folder)
 
     def write(self, result: FrameResult) -> None:
         """Write one image's file."""
@@ -29,7 +31,15 @@ class DotaSink:
             " ".join([*(f"{value:.2f}" for value in corners.reshape(-1)), _word(found.classes[label]), f"{score:.6f}"])
             for corners, label, score in zip(to_corners(found.boxes), found.labels, found.scores, strict=True)
         ]
-        write_whole(self._folder / f"{result.name}.txt", "".join(line + "\n" for line in lines).encode())
+        self._files.write(f"{result.name}.txt", "".join(line + "\n" for line in lines).encode())
+
+    def mark(self) -> Mark:
+        """Nothing: a file that is written again is the same."""
+        return {}
+
+    def sync(self) -> None:
+        """Bring the files to the disk itself."""
+        self._files.sync()
 
     def close(self) -> None:
         """Nothing is left to do."""

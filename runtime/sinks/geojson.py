@@ -12,6 +12,7 @@ import numpy as np
 from runtime.geo import Floats, Places
 from runtime.pipeline import FrameResult
 from runtime.sinks.appending import AppendedFile
+from runtime.sinks.resumable import Mark
 
 DECIMALS = 7
 """Of degrees: about a centimetre."""
@@ -30,15 +31,16 @@ class GeoJsonSink:
 
     Args:
         path: The file; an older one is replaced.
+        mark: Where an earlier run's file goes on; ``None``: it begins anew.
 
     Raises:
         BabelRSError: The file cannot be written.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path, self._is_first = path, True
-        self._num_images, self._num_placeless = 0, 0
-        self._file = AppendedFile(path, _HEAD, _TAIL)
+    def __init__(self, path: Path, mark: Mark | None = None) -> None:
+        self._path, before = path, mark or {}
+        self._num_images, self._num_placeless = before.get("images", 0), before.get("placeless", 0)
+        self._file = AppendedFile(path, _HEAD, _TAIL, before.get("end"))
 
     def write(self, result: FrameResult) -> None:
         """Add one image's detections."""
@@ -51,8 +53,15 @@ class GeoJsonSink:
         features = [json.dumps(feature, ensure_ascii=False, allow_nan=False) for feature in result_features(result)]
         if features:
             joined = ",\n".join(features)
-            self._file.append(f"{'' if self._is_first else ','}\n{joined}".encode())
-            self._is_first = False
+            self._file.append(f"{'' if self._file.end == len(_HEAD) else ','}\n{joined}".encode())
+
+    def mark(self) -> Mark:
+        """Where the file ends, and what of the images is not in it."""
+        return {"end": self._file.end, "images": self._num_images, "placeless": self._num_placeless}
+
+    def sync(self) -> None:
+        """Bring the file to the disk itself."""
+        self._file.sync()
 
     def close(self) -> None:
         """Close the file and say how many images are not in it."""

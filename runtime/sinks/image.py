@@ -15,7 +15,8 @@ from babelrs.detections import Detections
 from babelrs.errors import BabelRSError
 from babelrs.images import quiet_opencv
 from runtime.pipeline import FrameResult
-from runtime.sinks import make_folder, write_whole
+from runtime.sinks.resumable import Mark
+from runtime.sinks.whole import WholeFiles
 
 # Blue, green, red; apart from each other and from gray, water and vegetation.
 PALETTE = (
@@ -47,10 +48,11 @@ class ImageSink:
 
     Args:
         folder: Where the files go.
+        mark: Of an earlier run, or none: files of the same names are replaced in either case.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = make_folder(folder)
+    def __init__(self, folder: Path, mark: Mark | None = None) -> None:
+        self._files = WholeFiles(folder)
 
     def write(self, result: FrameResult) -> None:
         """Draw and write one image."""
@@ -64,7 +66,15 @@ class ImageSink:
         done, data = cv2.imencode(suffix, drawn, options)
         if not done:
             raise BabelRSError(f"{result.source}: the annotated image cannot be encoded.", "Leave out --save-images.")
-        write_whole(self._folder / f"{result.name}{suffix}", data.tobytes())
+        self._files.write(f"{result.name}{suffix}", data.tobytes())
+
+    def mark(self) -> Mark:
+        """Nothing: a file that is written again is the same."""
+        return {}
+
+    def sync(self) -> None:
+        """Bring the files to the disk itself."""
+        self._files.sync()
 
     def close(self) -> None:
         """Nothing is left to do."""

@@ -10,6 +10,7 @@ from babelrs.boxes import to_corners
 from runtime.pipeline import FrameResult
 from runtime.sinks.appending import AppendedFile
 from runtime.sinks.geojson import DECIMALS
+from runtime.sinks.resumable import Mark
 
 SCHEMA = "babelrs.detections/1"
 
@@ -19,17 +20,26 @@ class JsonLinesSink:
 
     Args:
         path: The file; an older one is replaced.
+        mark: Where an earlier run's file goes on; ``None``: it begins anew.
 
     Raises:
         BabelRSError: The file cannot be written.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._file = AppendedFile(path)
+    def __init__(self, path: Path, mark: Mark | None = None) -> None:
+        self._file = AppendedFile(path, end=None if mark is None else mark["end"])
 
     def write(self, result: FrameResult) -> None:
         """Append one line; where the disk takes only a part of it, none of it stays."""
         self._file.append((json.dumps(frame_record(result), ensure_ascii=False, allow_nan=False) + "\n").encode())
+
+    def mark(self) -> Mark:
+        """Where the file ends."""
+        return {"end": self._file.end}
+
+    def sync(self) -> None:
+        """Bring the file to the disk itself."""
+        self._file.sync()
 
     def close(self) -> None:
         """Close the file."""

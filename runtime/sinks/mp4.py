@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,10 @@ import numpy.typing as npt
 
 from babelrs.errors import BabelRSError
 from babelrs.images import quiet_opencv
+from runtime.sinks import unwritable
 from runtime.sinks.appending import AppendedFile
+from runtime.sinks.fragment import fragment, packed_duration, with_lengths
+from runtime.sinks.resumable import Mark
 from runtime.sources.libav import reason, require_av
 
 CODECS: Mapping[str, Mapping[str, str]] = {
@@ -28,8 +31,9 @@ KEY_INTERVAL = 25
 
 _TIME_BASE = Fraction(1, 1000)  # MPEG-4 Part 2 knows nothing finer than 1/65535 s
 _MUXER = {
-    # A fragment for every picture, written whole, and nothing that grows with their number: no index is kept.
-    "movflags": "empty_moov+default_base_moof+frag_every_frame+skip_trailer",
+    # How a file of fragments begins, and nothing else: the fragments are made here, since the muxer holds each back
+    # until the next picture comes, and a picture whose result is there could be lost.
+    "movflags": "empty_moov+default_base_moof+skip_trailer",
     "flush_packets": "1",
 }
 _LIMITED_RANGE, _BT601 = 1, 6  # ITU-T H.273, what OpenCV's conversion gives
@@ -38,23 +42,29 @@ _LIMITED_RANGE, _BT601 = 1, 6  # ITU-T H.273, what OpenCV's conversion gives
 class Mp4File:
     """Writes pictures of one size.
 
-    Every picture is a fragment of the file (ISO/IEC 14496-12, 8.8), appended whole or not at all. The muxer holds a
-    fragment back until the next picture comes: the file is there from the second picture on, and has all but the last.
+    Every picture is a fragment of the file (ISO/IEC 14496-12, 8.8), appended whole or not at all, and there when
+    :meth:`add` returns. How long a picture is shown is put right when the next one comes.
 
     Args:
-        path: The file; an older one is replaced.
+        path: The file.
         width: Columns, even.
         height: Rows, even.
+        mark: Where an earlier run's file goes on; ``None``: an older file is replaced.
 
     Raises:
         BabelRSError: PyAV is not installed, or has no encoder for pictures of this size.
+        OtherEncoder: The earlier run's encoder was another, so that its file cannot go on.
     """
 
-    def __init__(self, path: Path, width: int, height: int) -> None:
+    def __init__(self, path: Path, width: int, height: int, mark: Mark | None = None) -> None:
         self._path, self._written = path, _Written()
-        self._file: AppendedFile | None = None
         self._container, self._stream = _opened(path, self._written, width, height)
-        self._num_packets, self._last, self._broken = 0, -1, False
+        self._head = self._written.taken()
+        self._units = self._stream.time_base.denominator // _TIME_BASE.denominator
+        self._file: AppendedFile | None = None
+        self._last, self._sequence, self._duration_at = -1, 0, 0
+        if mark is not None:
+            self._go_on(mark)
 
     def add(self, picture: npt.NDArray[np.uint8], time_s: float) -> None:
         """Add a picture.
@@ -68,50 +78,63 @@ class Mp4File:
         """
         av, cv2 = require_av(), quiet_opencv()
         frame = av.VideoFrame.from_ndarray(cv2.cvtColor(picture, cv2.COLOR_BGR2YUV_I420), format="yuv420p")
-        self._last = frame.pts = max(self._last + 1, round(time_s / _TIME_BASE))
-        frame.time_base = _TIME_BASE
-        self._mux(frame)
-        if self._num_packets > 1:
-            self._append()
-
-    def close(self) -> None:
-        """Bring the last picture to disk and close the file.
-
-        Raises:
-            BabelRSError: It cannot be written.
-        """
+        frame.pts, frame.time_base = max(self._last + 1, round(time_s / _TIME_BASE)), _TIME_BASE
         try:
-            if not self._broken:
-                self._mux(None)
-            self._container.close()
-            if self._num_packets and not self._broken:
-                self._append()
-        finally:
-            if self._file is not None:
-                self._file.close()
-
-    def _mux(self, frame: Any) -> None:
-        try:
-            for packet in self._packets(frame):
-                self._container.mux(packet)
-        except require_av().FFmpegError as error:
-            self._broken = True
+            (packet,) = self._stream.encode(frame)  # none of the encoders holds a picture back
+        except av.FFmpegError as error:
             what = f"{self._path}: a picture cannot be encoded ({reason(error)})."
             raise BabelRSError(what, "Leave out --save-video.") from None
+        self._append(bytes(packet), frame.pts, bool(packet.is_keyframe))
 
-    def _packets(self, frame: Any) -> Iterator[Any]:
-        for packet in self._stream.encode(frame):
-            self._num_packets += 1
-            yield packet
+    def mark(self) -> Mark:
+        """Where it stands; only after the first picture."""
+        assert self._file is not None
+        last = {"last": self._last, "sequence": self._sequence, "duration_at": self._duration_at}
+        return {"end": self._file.end, **last}
 
-    def _append(self) -> None:
+    def sync(self) -> None:
+        """Bring it to the disk itself."""
+        if self._file is not None:
+            self._file.sync()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._container.close()
+        if self._file is not None:
+            self._file.close()
+
+    def _append(self, picture: bytes, time: int, is_key: bool) -> None:
+        if self._file is None:
+            self._file = AppendedFile(self._path)
+        if self._sequence:
+            self._file.overwrite(self._duration_at, packed_duration((time - self._last) * self._units))
+        sample = with_lengths(picture) if "264" in self._stream.codec_context.name else picture
+        shown = round(INTERVAL_S / _TIME_BASE) * self._units
+        one = fragment(self._sequence + 1, time * self._units, shown, sample, is_key)
+        head = b"" if self._sequence else self._head  # no file is there without a picture
+        at = self._file.end + len(head) + one.duration_at
+        self._file.append(head + one.data)
+        self._last, self._sequence, self._duration_at = time, self._sequence + 1, at
+
+    def _go_on(self, mark: Mark) -> None:
+        self._last, self._sequence, self._duration_at = mark["last"], mark["sequence"], mark["duration_at"]
         try:
-            if self._file is None:
-                self._file = AppendedFile(self._path)
-            self._file.append(self._written.taken())
+            self._file = AppendedFile(self._path, end=mark["end"])
+            with self._path.open("rb") as file:
+                is_same = file.read(len(self._head)) == self._head
+        except OSError as error:
+            self.close()
+            raise unwritable(self._path, error) from None
         except BabelRSError:
-            self._broken = True
+            self.close()
             raise
+        if not is_same:
+            self.close()
+            raise OtherEncoder
+
+
+class OtherEncoder(Exception):
+    """An MP4 file describes its encoder once, at its beginning: pictures of another cannot follow."""
 
 
 class _Written:
@@ -133,7 +156,7 @@ class _Written:
 
 
 def _opened(path: Path, written: _Written, width: int, height: int) -> tuple[Any, Any]:
-    """A muxer and its stream, by the first encoder that opens.
+    """A muxer that has written how the file begins, and its stream, by the first encoder that opens.
 
     Raises:
         BabelRSError: None does.
@@ -142,10 +165,13 @@ def _opened(path: Path, written: _Written, width: int, height: int) -> tuple[Any
     for codec, options in CODECS.items():
         container = av.open(written, "w", format="mp4", options=_MUXER)
         try:
-            return container, _stream(container, codec, options, width, height)
+            stream = _stream(container, codec, options, width, height)
+            container.start_encoding()  # writes how the file begins
+            return container, stream
         except (av.FFmpegError, ValueError) as error:  # an encoder that is not there is a ValueError
             faults.append(f"{codec}: {reason(error)}")
             container.close()
+            written.taken()
     what = f"{path}: no encoder takes pictures of {width}x{height} px ({'; '.join(faults)})."
     raise BabelRSError(what, "Install PyAV's own wheel, or leave out --save-video.")
 

@@ -10,6 +10,7 @@ from typing import Protocol
 from babelrs.images import ImageError
 from babelrs.sensors import Sensor
 from runtime.raster import Raster
+from runtime.sources.past import Past
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,9 @@ class Capture:
         read_ms: Milliseconds that opening, decoding or receiving it took, waiting left out.
         offset_s: Seconds since the start of its recording, where the recording says so; of a live source since its
             first frame.
+        key: What tells it from the source's other images in a later run, too; a video's frames share one, as they have
+            an order. Empty where nothing can be read again.
+        stem: What names of files about images of this key begin with, where the other images of a run decide it.
     """
 
     raster: Raster
@@ -36,6 +40,8 @@ class Capture:
     time: str
     read_ms: float
     offset_s: float | None = None
+    key: str = ""
+    stem: str = ""
 
 
 @dataclass(frozen=True)
@@ -46,11 +52,15 @@ class Unusable:
         source: The file, or the address of the stream.
         error: What is wrong and what to do.
         sequence: As in :class:`Capture`.
+        key: As in :class:`Capture`.
+        stem: As in :class:`Capture`.
     """
 
     source: str
     error: ImageError
     sequence: int
+    key: str = ""
+    stem: str = ""
 
 
 class Source(Protocol):
@@ -78,6 +88,9 @@ class Source(Protocol):
         Raises:
             BabelRSError: The source cannot go on, and no retry would help.
         """
+
+    def resumed(self, past: Past) -> Source:
+        """The source without what an earlier run took of it; numbers go on. To be asked for before the captures."""
 
     def close(self) -> None:
         """Let go of files, connections and processes; called once, also after an error."""

@@ -18,6 +18,7 @@ from runtime.raster import FrameRaster, Raster
 from runtime.sources import Capture, Unusable
 from runtime.sources.clock import Clock, utc_text
 from runtime.sources.naming import redacted
+from runtime.sources.past import Past, unlike
 
 OpenRaster = Callable[[Path], Raster]
 
@@ -37,6 +38,11 @@ class ImageFile:
 
     path: Path
     name: str
+
+    @property
+    def key(self) -> str:
+        """What tells it from all other files, wherever a later run is started."""
+        return os.path.abspath(self.path)
 
 
 def whole_frame(path: Path) -> Raster:
@@ -58,6 +64,7 @@ class FileSource:
         images: The files, in the order in which they are read.
         open_raster: Opens a file; raises :class:`ImageError`.
         clock: Tells the time.
+        first: Number of the first image in its source.
     """
 
     name: str
@@ -65,15 +72,23 @@ class FileSource:
     images: Sequence[ImageFile]
     open_raster: OpenRaster = whole_frame
     clock: Clock = field(default_factory=Clock)
+    first: int = 0
     live: ClassVar[bool] = False
     dropped: ClassVar[int] = 0
 
     def captures(self, stop: threading.Event) -> Iterator[Capture | Unusable]:
         """See :meth:`Source.captures`."""
-        for sequence, image in enumerate(self.images):
+        for sequence, image in enumerate(self.images, self.first):
             if stop.is_set():
                 return
-            yield read_capture(image, self.sensor, sequence, self.open_raster, self.clock)
+            yield read_capture(image, self.sensor, sequence, self.open_raster, self.clock, image.key, image.name)
+
+    def resumed(self, past: Past) -> FileSource:
+        """See :meth:`Source.resumed`; files that came since are taken, what was taken is not looked into."""
+        taken = set(past.stems.values())  # a file that came since may be called like one of them
+        left = (image for image in self.images if image.key not in past.counts)
+        images = [replace(image, name=unlike(image.name, taken)) for image in left]
+        return replace(self, images=images, first=past.next_sequence)
 
     def close(self) -> None:
         """Nothing is open between images."""
@@ -88,7 +103,13 @@ def joined(sources: Sequence[FileSource]) -> FileSource:
 
 
 def read_capture(
-    image: ImageFile, sensor: Sensor, sequence: int, open_raster: OpenRaster, clock: Clock
+    image: ImageFile,
+    sensor: Sensor,
+    sequence: int,
+    open_raster: OpenRaster,
+    clock: Clock,
+    key: str,
+    stem: str = "",
 ) -> Capture | Unusable:
     """Open one image file.
 
@@ -98,14 +119,17 @@ def read_capture(
         sequence: Its number in its source.
         open_raster: Opens it.
         clock: Tells the time.
+        key: As in :class:`Capture`.
+        stem: As in :class:`Capture`.
     """
     start = clock.monotonic()
     try:
         raster = open_raster(image.path)
     except ImageError as error:
-        return Unusable(str(image.path), error, sequence)
+        return Unusable(str(image.path), error, sequence, key, stem)
     time = utc_text(clock.now())
-    return Capture(raster, str(image.path), image.name, sensor, sequence, time, clock.ms_since(start))
+    read_ms = clock.ms_since(start)
+    return Capture(raster, str(image.path), image.name, sensor, sequence, time, read_ms, key=key, stem=stem)
 
 
 def find_images(sources: Sequence[str]) -> list[ImageFile]:

@@ -153,6 +153,11 @@ def _open_paths(address: str, sensor: Sensor, opening: Opening) -> Source:
     return VideoSource(address, sensor, files, opening.clock)
 
 
+def is_path(address: str) -> bool:
+    """Whether it means files, a folder or a pattern."""
+    return os.path.exists(address) or not (_URL.match(address) or any(fits(address) for fits, _ in _KINDS))
+
+
 def _find_videos(address: str) -> list[Path]:
     """The video files that a path, folder or pattern means."""
     path = Path(address)

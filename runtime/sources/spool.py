@@ -16,6 +16,7 @@ from runtime.sources import Capture, Unusable
 from runtime.sources.clock import Clock
 from runtime.sources.files import ImageFile, OpenRaster, natural_key, read_capture, whole_frame
 from runtime.sources.naming import safe_stem
+from runtime.sources.past import Past
 
 _LOGGER = logging.getLogger(__name__)
 _UNFINISHED = (".part", ".partial", ".tmp", ".temp", ".crdownload", ".filepart")  # before the image's own suffix, too
@@ -88,10 +89,19 @@ class SpoolSource:
         self._taken: dict[Path, State] = {}
         self._seen: dict[Path, tuple[State, float]] = {}  # not taken yet: as they were, and since when
         self._fault: str | None = None
+        self._first = 0
+
+    def resumed(self, past: Past) -> SpoolSource:
+        """See :meth:`Source.resumed`; a file that changed since is another image."""
+        for key in past.counts:
+            size, changed_ns, name = key.split(":", 2)
+            self._taken[self._folder / name] = int(size), int(changed_ns)
+        self._first = past.next_sequence
+        return self
 
     def captures(self, stop: threading.Event) -> Iterator[Capture | Unusable]:
         """See :meth:`Source.captures`."""
-        sequence = 0
+        sequence = self._first
         while not stop.is_set():
             start = self._clock.monotonic()
             whole = self._look()
@@ -100,7 +110,7 @@ class SpoolSource:
                 if stop.is_set():
                     return
                 self._taken[path] = state
-                item = self._read(path, sequence)
+                item = self._read(path, state, sequence)
                 if item is None:
                     continue
                 yield item
@@ -111,10 +121,11 @@ class SpoolSource:
     def close(self) -> None:
         """Nothing is open between images."""
 
-    def _read(self, path: Path, sequence: int) -> Capture | Unusable | None:
+    def _read(self, path: Path, state: State, sequence: int) -> Capture | Unusable | None:
         """The image; ``None`` where it vanished before anybody read it."""
         name = f"{self._prefix}{sequence:06d}_{safe_stem(path.stem)}"
-        item = read_capture(ImageFile(path, name), self.sensor, sequence, self._open_raster, self._clock)
+        key = f"{state[0]}:{state[1]}:{path.name}"
+        item = read_capture(ImageFile(path, name), self.sensor, sequence, self._open_raster, self._clock, key)
         if isinstance(item, Unusable) and item.error.cause == "missing":
             _LOGGER.info("%s: gone before it was read", path)
             return None

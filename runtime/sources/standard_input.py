@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import threading
 from collections.abc import Iterator
@@ -13,9 +14,11 @@ from runtime.raster import FrameRaster
 from runtime.sources import Capture, Unusable
 from runtime.sources.clock import Clock, utc_text
 from runtime.sources.concatenated import frames
+from runtime.sources.past import Past
 from runtime.sources.pipe import LookAhead, Stopped
 
 SOURCE = "standard input"
+_LOGGER = logging.getLogger(__name__)
 
 
 class PipedSource:
@@ -43,12 +46,20 @@ class PipedSource:
         self._prefix = prefix
         self._descriptor = _standard_input() if descriptor is None else descriptor
         self._clock = clock or Clock()
+        self._first = 0
+
+    def resumed(self, past: Past) -> PipedSource:
+        """See :meth:`Source.resumed`; what was piped in cannot be read again, so that only the numbers go on."""
+        if past.next_sequence:
+            _LOGGER.warning("%s cannot be read again: what comes now is taken for what follows", SOURCE)
+        self._first = past.next_sequence
+        return self
 
     def captures(self, stop: threading.Event) -> Iterator[Capture | Unusable]:
         """See :meth:`Source.captures`."""
         ahead = LookAhead(self._descriptor, stop)
         images = frames(ahead, SOURCE)
-        sequence = 0
+        sequence = self._first
         while True:
             start, waited_s = self._clock.monotonic(), ahead.waited_s
             try:

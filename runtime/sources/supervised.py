@@ -13,6 +13,7 @@ from runtime.raster import FrameRaster
 from runtime.sources import Capture, Unusable
 from runtime.sources.clock import Clock, utc_text
 from runtime.sources.live import Connect, Received, Stream, StreamFault
+from runtime.sources.past import Past
 
 _LOGGER = logging.getLogger(__name__)
 _GLANCE_S = 0.1  # how often somebody who waits looks whether to stop
@@ -110,6 +111,7 @@ class SupervisedSource:
         self._failure: BaseException | None = None
         self._thread: threading.Thread | None = None
         # Of the thread alone:
+        self._first = 0
         self._logged: set[str] = set()
         self._outage_since: float | None = None
         self._begin = 0.0
@@ -125,6 +127,11 @@ class SupervisedSource:
         with self._changed:
             age = None if self._last_frame is None else self._clock.monotonic() - self._last_frame
             return replace(self._health, frame_age_s=age)
+
+    def resumed(self, past: Past) -> SupervisedSource:
+        """See :meth:`Source.resumed`; a live source gives nothing again, so that only the numbers go on."""
+        self._first = past.next_sequence
+        return self
 
     def captures(self, stop: threading.Event) -> Iterator[Capture | Unusable]:
         """See :meth:`Source.captures`."""
@@ -195,8 +202,9 @@ class SupervisedSource:
             self._put(received, now)
 
     def _put(self, received: Received, now: float) -> None:
-        sequence = self._health.received
-        self._begin = now if sequence == 0 else self._begin
+        received_before = self._health.received
+        sequence = self._first + received_before
+        self._begin = now if received_before == 0 else self._begin
         capture = Capture(
             FrameRaster(received.frame),
             self.name,
@@ -210,7 +218,7 @@ class SupervisedSource:
         with self._changed:
             replaced = self._slot is not None
             self._slot, self._last_frame = capture, now
-            self._health = replace(self._health, received=sequence + 1, dropped=self._health.dropped + replaced)
+            self._health = replace(self._health, received=received_before + 1, dropped=self._health.dropped + replaced)
             self._changed.notify_all()
 
     def _report(self, cause: str) -> None:

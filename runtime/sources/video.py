@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from runtime.raster import FrameRaster
 from runtime.sources import Capture, Unusable
 from runtime.sources.clock import Clock, utc_text
 from runtime.sources.libav import frame_of, reason, require_av
+from runtime.sources.past import Past, unlike
 
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".ts", ".m2ts", ".mts", ".mpg", ".mpeg", ".mjpeg")
 
@@ -29,10 +32,17 @@ class VideoFile:
     Attributes:
         path: The file.
         prefix: What names of files about its frames begin with.
+        begin: The first frame that is given; those before are decoded and left out.
     """
 
     path: Path
     prefix: str
+    begin: int = 0
+
+    @property
+    def key(self) -> str:
+        """What tells it from all other files, wherever a later run is started."""
+        return os.path.abspath(self.path)
 
 
 class VideoSource:
@@ -60,14 +70,28 @@ class VideoSource:
         self.sensor = sensor
         self._files = tuple(files)
         self._clock = clock or Clock()
+        self._first = 0
+
+    def resumed(self, past: Past) -> VideoSource:
+        """See :meth:`Source.resumed`; only the file whose frames were the last is looked into."""
+        taken = set(past.stems.values())  # a file that came since may be called like one of them
+        files = []
+        for file in self._files:
+            if file.key not in past.counts:
+                files.append(replace(file, prefix=unlike(file.prefix, taken, "_")))
+            elif file.key == past.last_key and not past.is_over:
+                files.append(replace(file, prefix=past.stems[file.key], begin=past.counts[file.key]))
+        source = VideoSource(self.name, self.sensor, files, self._clock)
+        source._first = past.next_sequence
+        return source
 
     def captures(self, stop: threading.Event) -> Iterator[Capture | Unusable]:
         """See :meth:`Source.captures`."""
-        sequence = 0
+        sequence = self._first
         for file in self._files:
-            for number, item in enumerate(self._frames(file)):
+            for number, item in enumerate(self._frames(file), file.begin):
                 if isinstance(item, ImageError):
-                    yield Unusable(str(file.path), item, sequence)
+                    yield Unusable(str(file.path), item, sequence, file.key, file.prefix)
                 else:
                     picture, read_ms = item
                     yield self._capture(file, number, sequence, picture, read_ms)
@@ -81,9 +105,17 @@ class VideoSource:
     def _capture(self, file: VideoFile, number: int, sequence: int, picture: _Picture, read_ms: float) -> Capture:
         time = self._clock.now() if picture.taken_at is None else picture.taken_at
         name = f"{file.prefix}{number:06d}"
-        source = str(file.path)
         return Capture(
-            picture.raster, source, name, self.sensor, sequence, utc_text(time), read_ms, offset_s=picture.offset_s
+            picture.raster,
+            str(file.path),
+            name,
+            self.sensor,
+            sequence,
+            utc_text(time),
+            read_ms,
+            picture.offset_s,
+            file.key,
+            file.prefix,
         )
 
     def _frames(self, file: VideoFile) -> Iterator[tuple[_Picture, float] | ImageError]:
@@ -92,10 +124,11 @@ class VideoSource:
         try:
             container = _opened(file.path)
         except ImageError as error:
-            yield error
+            if file.begin != 1:  # else it was said before; a file with frames has become another since
+                yield error
             return
         with closing(container):
-            for item in _decoded(container, file.path):
+            for item in islice(_decoded(container, file.path), file.begin, None):
                 if isinstance(item, ImageError):
                     yield item
                     continue

@@ -135,7 +135,8 @@ def test_an_archive_and_several_sensors_share_one_output_folder(
     for sensor in ("sar", "RGB"):
         done = babelrs_run("--sensor", sensor, images / "scene2.png", "--bundle", archive, "--out", tmp_path / "out")
         assert done.returncode == 0, done.stderr
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"detections.sar.jsonl", "detections.rgb.jsonl"}
+    expected = {"detections.sar.jsonl", "detections.rgb.jsonl", "run.journal"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == expected
 
 
 def test_sources_may_stand_on_both_sides_of_options(toy_bundle: Bundle, images: Path, tmp_path: Path) -> None:
