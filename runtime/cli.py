@@ -14,6 +14,7 @@ from runtime.arguments import RunOptions, parse_run
 if TYPE_CHECKING:
     from babelrs.bundle import Bundle
     from babelrs.sensors import Sensor
+    from runtime.degrading.degrader import Degrader
     from runtime.pipeline import Detector
     from runtime.sources import Source
     from runtime.summary import Summary
@@ -30,21 +31,25 @@ def _run(argv: list[str]) -> int:
     options = parse_run(argv)
     logging.basicConfig(format="%(levelname)s: %(message)s", level=options.log_level, stream=sys.stderr)
     # Heavy imports wait until the arguments are known to be right.
+    from runtime.health.attendance import Attendance
     from runtime.outputs import open_sinks
     from runtime.progress import progress_line
     from runtime.run import run_sources
     from runtime.stopping import stopped_by_signals
 
     sources = _open_sources(options)
-    detectors = _open_detectors(options, {source.sensor for source in sources})
+    attendance = Attendance(options.attention, sources, Path(options.out), options.log_level == "ERROR")
+    detectors = _open_detectors(options, {source.sensor for source in sources}, attendance.degrader)
     pictures = [name for name, wanted in (("images", options.save_images), ("video", options.save_video)) if wanted]
     line = progress_line(options.log_level != "WARNING")
-    with stopped_by_signals() as stop:
+    with stopped_by_signals() as stop, attendance.during(stop.event) as monitor:
         sinks = open_sinks(Path(options.out), detectors, (*options.formats, *pictures))
-        summaries = run_sources(sources, detectors, sinks, stop.event, bool(pictures), line or (lambda job: None))
+        progress = line or (lambda job: None)
+        summaries = run_sources(sources, detectors, sinks, stop.event, bool(pictures), progress, monitor)
     if line is not None:
         line.clear()
-    return _report(options, sources, detectors, summaries, stop.asked)
+    code = _report(options, sources, detectors, summaries, stop.asked or attendance.has_given_up)
+    return attendance.explain() if attendance.has_given_up else code
 
 
 def _open_sources(options: RunOptions) -> list[Source]:
@@ -67,7 +72,10 @@ def _open_sources(options: RunOptions) -> list[Source]:
     return open_together(named, Opening(open_raster=open_raster))
 
 
-def _open_detectors(options: RunOptions, sensors: set[Sensor]) -> dict[Sensor, Detector]:
+def _open_detectors(
+    options: RunOptions, sensors: set[Sensor], degrader: Degrader | None = None
+) -> dict[Sensor, Detector]:
+    from runtime.degrading.fallback import with_fallback
     from runtime.engines import open_engine
     from runtime.pipeline import Detector
 
@@ -75,6 +83,8 @@ def _open_detectors(options: RunOptions, sensors: set[Sensor]) -> dict[Sensor, D
     for sensor in sorted(sensors):
         entry = bundle.manifest.entry(sensor)
         engine = open_engine(bundle, sensor, options.engine, options.threads)
+        if degrader is not None:
+            engine = with_fallback(engine, bundle, sensor, options.threads, degrader)
         score = entry.score_threshold if options.score is None else options.score
         detectors[sensor] = Detector(engine, entry, sensor, score, options.batch)
     return detectors

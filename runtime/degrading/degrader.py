@@ -40,12 +40,13 @@ class Degrader:
     """A run's level; may be asked and told from any thread. Every change is logged with its reason.
 
     Args:
-        stop: Called once when the last level is reached.
         clock: Seconds that never jump.
     """
 
-    def __init__(self, stop: Callable[[], None] = lambda: None, clock: Callable[[], float] = time.monotonic) -> None:
-        self._stop, self._clock = stop, clock
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self.stop: Callable[[], None] = lambda: None
+        """Called once, when the last level is reached."""
         self._lock = threading.RLock()
         self._state = State(changed_s=clock())
         self._changes = 0
@@ -106,4 +107,4 @@ class Degrader:
         log = _LOGGER.warning if state.level > before.level else _LOGGER.info
         log("level %s -> %s: %s", LEVELS[before.level].name, LEVELS[state.level].name, state.reason)
         if LEVELS[state.level].stops:
-            self._stop()
+            self.stop()

@@ -6,8 +6,6 @@ from runtime.degrading.levels import CRITICAL, HEAT, LAG, MEMORY
 from runtime.degrading.machine import Signal
 from runtime.health.device import DeviceState, Zone
 
-WINDOW_S = 10.0
-"""Results so old tell of the present lag."""
 BELOW_CRITICAL_C = 15.0
 """The limit of a zone that only says where it is critical, and the critical point of one that only has a limit."""
 
@@ -18,7 +16,7 @@ def signals_of(
     """All signals that can be had.
 
     Args:
-        latency_ms: Of late images, or the age of the oldest under way where that is more; 0 where there is none.
+        latency_ms: Of the last images, as :meth:`runtime.health.metrics.Metrics.lag_ms` has it.
         deadline_ms: What it is to be; ``None``: there is none.
         device: The latest readings, where there are any.
         most_c: Limit of every zone; ``None``: each zone's own.

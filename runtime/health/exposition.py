@@ -57,7 +57,7 @@ def _each(label: str, *path: str) -> Callable[[Report], Samples]:
 def _latencies(report: Report) -> Samples:
     for stage, percentiles in report["latency_ms"].items():
         for name, value in percentiles.items():
-            yield {"stage": stage, "quantile": f"{int(name[1:]) / 100:g}"}, value / 1e3
+            yield {"stage": stage, "quantile": f"{int(name[1:]) / 100:g}"}, round(value / 1e3, 9)
 
 
 def _stages(report: Report) -> Samples:

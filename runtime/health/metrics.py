@@ -17,6 +17,10 @@ REMEMBERED = 512
 RATE_S = 30.0
 """Seconds that the frame rate is of."""
 PERCENTILES = (50, 90, 99)
+LAG_S, FORGOTTEN_S = 10.0, 60.0
+"""Results so old tell of the present lag; older than the second they never do."""
+FEW = 4
+"""Fewer results tell nothing."""
 
 
 class Metrics:
@@ -64,16 +68,18 @@ class Metrics:
         with self._lock:
             self._skipped[cause] += 1
 
-    def lag_ms(self, window_s: float) -> float:
-        """The 90th percentile of what the last seconds' images took in all, or the age of the oldest under way.
+    def lag_ms(self) -> float:
+        """What three of four of the last images took in all, or the age of the oldest under way where that is more.
 
-        0 where neither is: nobody waits for anything.
+        The last images are those of the last :data:`LAG_S`, and of slow sources the last few. 0 where there are hardly
+        any: nobody waits for anything, and one slow image is no lag.
         """
         with self._lock:
             now = self._clock()
-            recent = [took for at, took in self._results if now - at <= window_s]
+            known = [(at, took) for at, took in self._results if now - at <= FORGOTTEN_S]
             oldest = min(self._under_way.values(), default=now)
-        return max(percentile(sorted(recent), 90), 1e3 * (now - oldest))
+        recent = sorted(took for place, (at, took) in enumerate(known[::-1]) if now - at <= LAG_S or place < FEW)
+        return max(percentile(recent, 75) if len(recent) >= FEW else 0.0, 1e3 * (now - oldest))
 
     def counts(self) -> dict[str, object]:
         """For a report: images, their rate, percentiles by stage, what was found and skipped, what is under way."""

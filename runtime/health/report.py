@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from babelrs.errors import BabelRSError, say
-from runtime.degrading.signals import WINDOW_S, signals_of
+from runtime.degrading.signals import signals_of
 from runtime.health.monitor import Monitor
 from runtime.health.notify import Notifier
 from runtime.health.pulses import beat
@@ -73,7 +73,7 @@ class Reporter:
         monitor = self._monitor
         if monitor.degrader is not None and monitor.has_begun:
             device = None if monitor.sampler is None else monitor.sampler.latest()
-            latency_ms = monitor.metrics.lag_ms(WINDOW_S)
+            latency_ms = monitor.metrics.lag_ms()
             monitor.degrader.observe(signals_of(latency_ms, self._deadline_ms, device, self._most_c))
 
     def report(self) -> None:
