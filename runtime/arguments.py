@@ -124,7 +124,9 @@ def _attention(given: argparse.Namespace) -> Attention:
             raise BabelRSError(f"{name} is {value:g}.", f"Give {least} to {most}.")
     interval_s = given.health_interval
     if interval_s is not None and 0 < interval_s < LEAST_INTERVAL_S:
-        raise BabelRSError(f"--health-interval is {interval_s:g}.", f"Give {LEAST_INTERVAL_S:g} or more, or 0 for none.")
+        raise BabelRSError(
+            f"--health-interval is {interval_s:g}.", f"Give {LEAST_INTERVAL_S:g} or more, or 0 for none."
+        )
     address = None if given.prometheus is None else _address(given.prometheus)
     return Attention(interval_s, address, given.deadline_ms, given.max_temperature)
 

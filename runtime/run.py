@@ -97,9 +97,7 @@ def run_sources(
     return summaries
 
 
-def _write(
-    one: Found | Failed, sinks: Mapping[Sensor, Sequence[Sink]], summary: Summary, metrics: Metrics
-) -> None:
+def _write(one: Found | Failed, sinks: Mapping[Sensor, Sequence[Sink]], summary: Summary, metrics: Metrics) -> None:
     if isinstance(one, Failed):
         metrics.skip(one.error.cause)
         count = summary.skip(one.error.cause)

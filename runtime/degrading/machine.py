@@ -1,4 +1,4 @@
-"""The state machine: from a state, signals and the time to the next state. Nothing else goes in, nothing else comes out.
+"""The state machine: from a state, signals and the time to the next state. Nothing else goes in or comes out.
 
 Up: to the most severe level that any rule asks for, at once, as each rule has held for its own time. Down: one level at
 a time, each after a recovery in which no rule asked for the present level. A relapse doubles the recovery, so that a

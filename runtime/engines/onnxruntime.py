@@ -80,9 +80,7 @@ class OnnxRuntimeEngine:
         return boxes, scores, labels
 
 
-def _start(
-    path: Path, threads: int, settings: Mapping[str, str], providers: Mapping[str, str]
-) -> tuple[Any, str]:
+def _start(path: Path, threads: int, settings: Mapping[str, str], providers: Mapping[str, str]) -> tuple[Any, str]:
     """A session by the first provider that starts, and why it was that one.
 
     Raises:

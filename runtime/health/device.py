@@ -137,7 +137,9 @@ def _trips(folder: Path, read: Read) -> Iterable[tuple[str, float]]:
 def _cpu_clocks(root: Path, read: Read) -> dict[str, _Clock]:
     clocks = {}
     for folder in _folders(root, "sys/devices/system/cpu/cpufreq", r"policy\d+"):
-        now, most, cap = (_number(read, folder / name) for name in ("scaling_cur_freq", "cpuinfo_max_freq", "scaling_max_freq"))
+        now, most, cap = (
+            _number(read, folder / name) for name in ("scaling_cur_freq", "cpuinfo_max_freq", "scaling_max_freq")
+        )
         if now is not None and now > 0:  # kHz
             is_capped = most is not None and cap is not None and 0 < cap < most
             clocks[f"cpu{folder.name.removeprefix('policy')}"] = _Clock(now / 1e3, most and most / 1e3, is_capped)

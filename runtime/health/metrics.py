@@ -94,7 +94,11 @@ class Metrics:
                 "under_way": len(self._under_way),
             }
         rate = _rate(times, now, now - self._begin_s)
-        return {"fps": round(rate, 3), **counts, "latency_ms": {name: _percentiles(ms) for name, ms in latencies.items()}}
+        return {
+            "fps": round(rate, 3),
+            **counts,
+            "latency_ms": {name: _percentiles(ms) for name, ms in latencies.items()},
+        }
 
 
 def percentile(ascending: Sequence[float], percent: float) -> float:

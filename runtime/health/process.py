@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -19,9 +20,7 @@ def read_process(proc: Path = Path("/proc/self")) -> dict[str, float]:
         readings["resident_bytes"] = int(resident.group(1)) * 1024
     if threads is not None:
         readings["threads"] = int(threads.group(1))
-    try:
+    with suppress(OSError):
         readings["descriptors"] = len(os.listdir(proc / "fd"))
-    except OSError:
-        pass
     times = os.times()
     return {**readings, "cpu_s": round(times.user + times.system, 3)}

@@ -59,7 +59,7 @@ class HealthServer:
 
 
 class _Server(ThreadingMixIn, TCPServer):
-    """As ``http.server.ThreadingHTTPServer``, which asks name servers for the host's name, and makes any number of threads."""
+    """Unlike ``http.server.ThreadingHTTPServer`` it asks no name server for its name, and makes few threads."""
 
     allow_reuse_address = True
     daemon_threads = True

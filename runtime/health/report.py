@@ -27,7 +27,7 @@ _LOGGER = logging.getLogger(__name__)
 class Reporter:
     """Reports every so many seconds and at the end, and tells the degrader what is measured.
 
-    The file is replaced as a whole. Where it cannot be written, that is logged once for each cause, and the run goes on.
+    The file is replaced as a whole. Where it cannot be written, that is logged once, and the run goes on.
 
     Args:
         monitor: The run.

@@ -53,7 +53,7 @@ class Sampler:
         with self._lock:
             if self._round is not None and self._round.is_stuck(now, self._patience_s):
                 self._hung.add(self._round.path)
-                _LOGGER.warning("%s does not answer; going on without it", self._round.path)
+                _LOGGER.warning("%s: does not answer; going on without it", self._round.path)
                 self._round = None
                 self._begun_s = -1e9
             if self._round is None and now - self._begun_s >= self._interval_s:

@@ -78,7 +78,15 @@ def test_a_further_thread_of_a_stage_answers_for_itself() -> None:
     assert pulses.ages_s() == {} and beside("receiving", receive) is receive
 
 
-def waits_without_being_late(wait: Callable[[threading.Event], None]) -> None:
+def after(end: threading.Event, then: Callable[[], object]) -> None:
+    def wait() -> None:
+        assert end.wait(PATIENT_S)
+        then()
+
+    in_thread(wait)
+
+
+def waits_without_being_late(wait: Callable[[threading.Event], object]) -> None:
     """``wait`` beats again and again by itself until the event is set."""
     beats, enough, end = [], threading.Event(), threading.Event()
 
@@ -104,7 +112,7 @@ def test_who_waits_for_items_beats() -> None:
     lanes: Lanes[int] = Lanes(1, 1)
 
     def wait(end: threading.Event) -> None:
-        in_thread(lambda: (end.wait(PATIENT_S), lanes.close()) and None)
+        after(end, lanes.close)
         assert list(lanes) == []
 
     waits_without_being_late(wait)
@@ -115,11 +123,11 @@ def test_who_waits_at_a_full_lane_beats() -> None:
     lanes.put(1)
 
     def wait(end: threading.Event) -> None:
-        in_thread(lambda: (end.wait(PATIENT_S), next(iter(lanes))) and None)
+        after(end, lambda: next(iter(lanes)))
         lanes.put(2)
 
     waits_without_being_late(wait)
 
 
 def test_a_pause_beats_however_long_it_is() -> None:
-    waits_without_being_late(lambda end: Clock().wait(end, 3600.0) and None)
+    waits_without_being_late(lambda end: Clock().wait(end, 3600.0))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,13 +21,13 @@ from runtime.pipeline import Detector, FrameResult
 from runtime.raster import FrameRaster
 from runtime.run import run_sources
 from runtime.sources import Capture, Source
-from runtime.sources.live import Received, Stream
-from runtime.sources.supervised import SupervisedSource
+from runtime.sources.live import Received, Stream, StreamFault
+from runtime.sources.supervised import SupervisedSource, Supervision
 from tests.runtime.brightest import BrightestPixel, dot_entry
 from tests.runtime.dots import dots_image
 from tests.runtime.health.manager import PATIENT_S, Manager
 
-WATCHDOG_S = 3.0
+WATCHDOG_S = 4.0
 FRAME = Frame(dots_image(64, 64, [(20, 20, 250)]))
 
 
@@ -76,8 +77,10 @@ class TrappedEngine(BrightestPixel):
 @dataclass
 class TrappedSink:
     trap: Trap
+    pause_s: float = 0.0
 
     def write(self, result: FrameResult) -> None:
+        time.sleep(self.pause_s)
         self.trap()
 
     def close(self) -> None:
@@ -169,14 +172,25 @@ def test_a_receiver_that_hangs_in_a_driver_ends_it_too(manager: Manager) -> None
         trap.let_go.set()
 
 
-def test_a_source_that_gives_nothing_and_a_slow_sink_are_no_reason_to_starve(manager: Manager) -> None:
-    """Everything waits for the next frame, or for the sink, for longer than a stage may be in one call."""
+def stays_alive(manager: Manager) -> None:
+    """The manager hears so for far longer than a stage may be in one call: of half a second's rounds, many."""
+    for _ in range(int(3 * WATCHDOG_S)):
+        assert all("no answer" not in message.get("STATUS", "") for message in manager.until(is_alive))
 
-    def outlasts() -> None:
-        for _ in range(int(3 * WATCHDOG_S)):  # a round lasts less than a second
-            assert "no answer" not in manager.until(is_alive)[0].get("STATUS", "")
 
-    watched_run(manager, PacedSource(Trap(), pause_s=0.4), BrightestPixel(), TrappedSink(Trap()), outlasts)
+def test_a_camera_that_is_gone_and_connected_to_again_is_no_reason_to_starve(manager: Manager) -> None:
+    def connect(stop: threading.Event) -> Stream:
+        raise StreamFault("no such camera")
+
+    patient = Supervision(first_wait_s=2 * WATCHDOG_S)
+    source = SupervisedSource("cam", Sensor.IR, "cam_", connect, patient)
+    watched_run(manager, source, BrightestPixel(), TrappedSink(Trap()), lambda: stays_alive(manager))
+
+
+def test_stages_that_wait_for_a_slow_sink_are_no_reason_to_starve(manager: Manager) -> None:
+    """The sink takes a quarter of what it may; who reads waits for several of its writes."""
+    sink = TrappedSink(Trap(), pause_s=WATCHDOG_S / 8)
+    watched_run(manager, PacedSource(Trap()), BrightestPixel(), sink, lambda: stays_alive(manager))
 
 
 def test_who_hangs_is_logged_once_and_that_it_is_back(manager: Manager, caplog: pytest.LogCaptureFixture) -> None:
