@@ -110,7 +110,7 @@ def _handler_of(snapshot: Callable[[], dict[str, Any]]) -> type[BaseRequestHandl
             _LOGGER.debug(format, *args)
 
         def _answer(self, code: int, kind: str, text: str) -> None:
-            body = text.encode()
+            body = text.encode(errors="replace")  # file names need not be UTF-8
             self.send_response(code)
             self.send_header("Content-Type", kind)
             self.send_header("Content-Length", str(len(body)))

@@ -126,6 +126,12 @@ def test_health_is_an_error_while_a_stage_does_not_answer(tmp_path: Path) -> Non
     server.close()
 
 
+def test_a_name_that_is_no_utf8_does_not_end_the_metrics(served: tuple[HealthServer, Monitor]) -> None:
+    served[1].metrics.skip("caf\udce9")
+    code, _, text = get(served[0].port, "/metrics")
+    assert code == 200 and samples_of(text)["babelrs_skipped_total", (("cause", "caf?"),)] == 1
+
+
 def test_clients_that_say_nothing_or_nonsense_do_no_harm(served: tuple[HealthServer, Monitor]) -> None:
     port = served[0].port
     silent = [socket.create_connection(("127.0.0.1", port), 30) for _ in range(3 * AT_ONCE)]

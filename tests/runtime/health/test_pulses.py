@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 
 from runtime.health.pulses import Pulses, beat, beside
 from runtime.lanes import Lanes
 from runtime.sources.clock import Clock
+from runtime.sources.pipe import LookAhead
 
 PATIENT_S = 30.0
 
@@ -127,6 +129,18 @@ def test_who_waits_at_a_full_lane_beats() -> None:
         lanes.put(2)
 
     waits_without_being_late(wait)
+
+
+def test_who_waits_for_bytes_of_a_pipe_beats() -> None:
+    reading, writing = os.pipe()
+
+    def wait(end: threading.Event) -> None:
+        after(end, lambda: os.write(writing, b"x"))
+        assert LookAhead(reading, threading.Event()).take(1) == b"x"
+
+    waits_without_being_late(wait)
+    os.close(reading)
+    os.close(writing)
 
 
 def test_a_pause_beats_however_long_it_is() -> None:
