@@ -9,19 +9,23 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from babelrs.errors import EXIT_DEVICE, say
 from runtime.arguments import Attention
 from runtime.degrading.degrader import Degrader
 from runtime.health.monitor import Monitor
 from runtime.health.notify import notifier_of, watchdog_s
-from runtime.health.prometheus import HealthServer
 from runtime.health.report import Reporter
 from runtime.health.sampler import Sampler
 from runtime.health.watchdog import ALLOWANCE_S, Watchdog
 from runtime.sources import Source
 
+if TYPE_CHECKING:
+    from runtime.health.prometheus import HealthServer
+
 INTERVAL_S = 60.0
+"""Between reports of live sources and services."""
 _LOGGER = logging.getLogger(__name__)
 
 
@@ -62,6 +66,8 @@ class Attendance:
         self.monitor = Monitor(self.degrader, Sampler(root), allowance_s)
         self._server: HealthServer | None = None
         if attention.prometheus is not None:
+            from runtime.health.prometheus import HealthServer  # an HTTP server is loaded where one is asked for
+
             self._server = HealthServer(*attention.prometheus, self.monitor.snapshot)
 
     @contextmanager

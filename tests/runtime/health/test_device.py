@@ -60,33 +60,31 @@ def test_every_file_may_be_missing_or_unreadable(name: str, tmp_path: Path) -> N
     assert len(missing.zones) >= len(whole.zones) - 1 and len(missing.power_w) >= len(whole.power_w) - rails
 
 
+@pytest.fixture(scope="module")
+def orin(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tree(tmp_path_factory.mktemp("orin"))
+
+
 @settings(max_examples=60)
 @given(
-    st.dictionaries(
+    contents=st.dictionaries(
         st.sampled_from(sorted(ORIN)),
         st.one_of(st.binary(max_size=60), st.integers(-(10**20), 10**20).map(lambda n: str(n).encode())),
     )
 )
-def test_no_content_of_any_file_is_an_error_or_gives_a_number_that_is_none(contents: dict[str, bytes]) -> None:
+def test_no_content_of_any_file_is_an_error_or_gives_a_number_that_is_none(
+    orin: Path, contents: dict[str, bytes]
+) -> None:
     def read(path: Path) -> str | None:
-        name = str(path.relative_to(ROOT))
+        name = str(path.relative_to(orin))
         if name in contents:
             return contents[name].decode("ascii", "replace").strip("\0\n ")
         return read_text(path)
 
-    state = read_device(ROOT, read)
+    state = read_device(orin, read)
     numbers = [zone.celsius for zone in state.zones] + [*state.power_w.values(), *state.clocks_mhz.values()]
     assert all(math.isfinite(number) for number in numbers)
     assert all(-60 <= zone.celsius <= 200 for zone in state.zones)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def orin(tmp_path_factory: pytest.TempPathFactory) -> None:
-    global ROOT
-    ROOT = write_tree(tmp_path_factory.mktemp("orin"))
-
-
-ROOT = Path()
 
 
 def latest_where(sampler: Sampler, is_wanted: object) -> DeviceState:
