@@ -54,7 +54,7 @@ def test_what_is_kept_does_not_grow() -> None:
     assert metrics.counts()["skipped"] == {"cause 0": 1667, "cause 1": 1667, "cause 2": 1666}
 
 
-def test_the_lag_is_of_three_in_four_images_and_forgets() -> None:
+def test_the_lag_is_what_three_in_four_images_keep_to_and_forgets() -> None:
     now = [0.0]
     metrics = Metrics(lambda: now[0])
     for _ in range(FEW - 1):
