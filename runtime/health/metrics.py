@@ -69,7 +69,7 @@ class Metrics:
             self._skipped[cause] += 1
 
     def lag_ms(self) -> float:
-        """What three of four of the last images took at most in all, or the age of the oldest under way where that is more.
+        """What three of four of the last images took at most, or the age of the oldest under way where that is more.
 
         The last images are those of the last :data:`LAG_S`, and of slow sources the last few. 0 where there are hardly
         any: nobody waits for anything, and one slow image is no lag.
