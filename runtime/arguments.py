@@ -13,6 +13,9 @@ ENGINE_CHOICES = ("auto", "onnxruntime", "tensorrt")
 MOST = 1024
 """Tiles a run of the model, and threads: more would take all memory before anything is said."""
 
+LEAST_INTERVAL_S = 0.1
+MOST_PORT = 65_535
+
 _EPILOG = """\
 SOURCE is any of
   FILE, FOLDER, 'PATTERN*.tif'   images (PNG, JPEG, TIFF, GeoTIFF; 8 or 16 bits or float; any size) and videos
@@ -31,14 +34,33 @@ Written to --out, with the sensor's name for S:
   detections.S.coco.json   a COCO results list (coco)
   detections.S.csv         one row a detection (csv)
   images.S/IMAGE.jpg       annotated images (--save-images)
+  health.json              how the run fares (--health-interval)
   video.S.mp4              annotated images as a video (--save-video); video.S.2.mp4 of the sensor's second source
   run.journal              what is done, for --resume: after a crash or a loss of power, the same command with
                            --resume goes on so that every image is once in every output
 
 An image that cannot be used is reported on standard error, counted and skipped. Ctrl-C finishes what is under way.
 Exit codes: 0 done, at least one image was processed; 2 the input is wrong, or no image could be processed; 3 the device
-or engine failed.
+or engine failed, or the run stopped itself for heat or memory.
 """
+
+
+@dataclass(frozen=True)
+class Attention:
+    """How a run is watched, and what it may do without.
+
+    Attributes:
+        interval_s: Seconds between health reports; 0: none; ``None``: a minute where a source is live or a service
+            manager listens, else none.
+        prometheus: Host and port to serve metrics on.
+        deadline_ms: What an image may take from its source to its result.
+        most_c: Limit of every thermal zone; ``None``: each zone's own.
+    """
+
+    interval_s: float | None = None
+    prometheus: tuple[str, int] | None = None
+    deadline_ms: float | None = None
+    most_c: float | None = None
 
 
 @dataclass(frozen=True)
@@ -59,6 +81,7 @@ class RunOptions:
     batch: int
     threads: int
     log_level: str
+    attention: Attention
 
 
 def parse_run(argv: list[str]) -> RunOptions:
@@ -93,6 +116,7 @@ def parse_run(argv: list[str]) -> RunOptions:
         batch=given.batch,
         threads=given.threads,
         log_level="ERROR" if given.quiet else "INFO" if given.verbose else "WARNING",
+        attention=_attention(given),
     )
 
 
@@ -101,6 +125,31 @@ def add_require_signature(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--require-signature", metavar="KEY", help="refuse bundles that this public key (PEM) did not sign"
     )
+
+
+def _attention(given: argparse.Namespace) -> Attention:
+    for name, value, least, most in (
+        ("--health-interval", given.health_interval, 0, 86_400),
+        ("--deadline-ms", given.deadline_ms, 1, 86_400_000),
+        ("--max-temperature", given.max_temperature, 0, 150),
+    ):
+        if value is not None and not least <= value <= most:
+            raise BabelRSError(f"{name} is {value:g}.", f"Give {least} to {most}.")
+    interval_s = given.health_interval
+    if interval_s is not None and 0 < interval_s < LEAST_INTERVAL_S:
+        raise BabelRSError(
+            f"--health-interval is {interval_s:g}.", f"Give {LEAST_INTERVAL_S:g} or more, or 0 for none."
+        )
+    address = None if given.prometheus is None else _address(given.prometheus)
+    return Attention(interval_s, address, given.deadline_ms, given.max_temperature)
+
+
+def _address(text: str) -> tuple[str, int]:
+    """``PORT``, which is this device's only, or ``HOST:PORT``."""
+    host, _, port = text.rpartition(":")
+    if not (port.isascii() and port.isdecimal() and int(port) <= MOST_PORT) or (":" in text and not host):
+        raise BabelRSError(f"--prometheus is {text!r}.", "Give PORT, or HOST:PORT for others than this device.")
+    return host.strip("[]") or "127.0.0.1", int(port)
 
 
 def _formats(text: str) -> tuple[str, ...]:
@@ -137,7 +186,29 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--engine", choices=ENGINE_CHOICES, default="auto", help="what runs the model (default: auto)")
     parser.add_argument("--batch", type=int, default=4, metavar="N", help="tiles a run of the model (default: 4)")
     parser.add_argument("--threads", type=int, default=0, metavar="N", help="CPU threads (default: 0, one a core)")
+    _add_attention(parser)
     loudness = parser.add_mutually_exclusive_group()
     loudness.add_argument("--quiet", action="store_true", help="errors only, no closing line")
     loudness.add_argument("--verbose", action="store_true", help="a line on standard error for every image")
     return parser
+
+
+def _add_attention(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("left alone")
+    group.add_argument(
+        "--health-interval",
+        type=float,
+        metavar="S",
+        help="seconds between health reports on standard error and in health.json; 0: none (default: 60 for live "
+        "sources and services, else none)",
+    )
+    group.add_argument("--prometheus", metavar="[HOST:]PORT", help="serve /metrics and /healthz over HTTP")
+    group.add_argument(
+        "--deadline-ms", type=float, metavar="MS", help="do less where images take longer (default: no deadline)"
+    )
+    group.add_argument(
+        "--max-temperature",
+        type=float,
+        metavar="C",
+        help="do less above it (default, for live sources: where the kernel begins to slow the device down)",
+    )

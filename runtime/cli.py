@@ -15,6 +15,7 @@ from runtime.arguments import RunOptions, parse_run
 if TYPE_CHECKING:
     from babelrs.bundle import Bundle
     from babelrs.sensors import Sensor
+    from runtime.degrading.degrader import Degrader
     from runtime.pipeline import Detector
     from runtime.sources import Source
     from runtime.summary import Summary
@@ -31,6 +32,7 @@ def _run(argv: list[str]) -> int:
     options = parse_run(argv)
     logging.basicConfig(format="%(levelname)s: %(message)s", level=options.log_level, stream=sys.stderr)
     # Heavy imports wait until the arguments are known to be right.
+    from runtime.health.attendance import Attendance
     from runtime.locking import locked
     from runtime.outputs import open_sinks
     from runtime.progress import progress_line
@@ -41,23 +43,26 @@ def _run(argv: list[str]) -> int:
 
     named = _named_sources(options)
     sources = _open_sources(named)
-    bundle = _open_verified(options.bundle, options.require_signature)
-    detectors = _open_detectors(options, bundle, {source.sensor for source in sources})
+    bundle, folder = _open_verified(options.bundle, options.require_signature), Path(options.out)
+    attendance = Attendance(options.attention, sources, folder, options.log_level == "ERROR")
+    detectors = _open_detectors(options, bundle, {source.sensor for source in sources}, attendance.degrader)
     pictures = [name for name, wanted in (("images", options.save_images), ("video", options.save_video)) if wanted]
     line = progress_line(options.log_level != "WARNING")
-    formats, folder, progress = (*options.formats, *pictures), Path(options.out), line or (lambda job: None)
+    formats, progress = (*options.formats, *pictures), line or (lambda job: None)
     settings = settings_of(bundle.digest, named, {each: it.score_threshold for each, it in detectors.items()}, formats)
     with (
         stopped_by_signals() as stop,
         locked(folder),
         closing(open_recorder(folder, settings, options.resume)) as recorder,
+        attendance.during(stop.event) as monitor,
     ):
         sinks = open_sinks(folder, detectors, formats, recorder.standing.marks)
         sources = recorder.resumed(sources)
-        summaries = run_sources(sources, detectors, sinks, stop.event, bool(pictures), progress, recorder)
+        summaries = run_sources(sources, detectors, sinks, stop.event, bool(pictures), progress, recorder, monitor)
     if line is not None:
         line.clear()
-    return _report(options, sources, detectors, summaries, stop.asked)
+    code = _report(options, sources, detectors, summaries, stop.asked or attendance.has_given_up)
+    return attendance.explain() if attendance.has_given_up else code
 
 
 def _named_sources(options: RunOptions) -> list[tuple[Sensor, str]]:
@@ -91,7 +96,10 @@ def _open_sources(named: Sequence[tuple[Sensor, str]]) -> list[Source]:
     return open_together(named, Opening(open_raster=open_raster))
 
 
-def _open_detectors(options: RunOptions, bundle: Bundle, sensors: set[Sensor]) -> dict[Sensor, Detector]:
+def _open_detectors(
+    options: RunOptions, bundle: Bundle, sensors: set[Sensor], degrader: Degrader | None = None
+) -> dict[Sensor, Detector]:
+    from runtime.degrading.fallback import with_fallback
     from runtime.engines import open_engine
     from runtime.pipeline import Detector
 
@@ -99,6 +107,8 @@ def _open_detectors(options: RunOptions, bundle: Bundle, sensors: set[Sensor]) -
     for sensor in sorted(sensors):
         entry = bundle.manifest.entry(sensor)
         engine = open_engine(bundle, sensor, options.engine, options.threads)
+        if degrader is not None:
+            engine = with_fallback(engine, bundle, sensor, options.threads, degrader)
         score = entry.score_threshold if options.score is None else options.score
         detectors[sensor] = Detector(engine, entry, sensor, score, options.batch)
     return detectors

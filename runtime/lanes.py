@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
+
+from runtime.health.pulses import ROUND_S, beat
 
 T = TypeVar("T")
 
@@ -41,7 +43,7 @@ class Lanes(Generic[T]):
             Abandoned: The consumer is gone.
         """
         with self._changed:
-            self._changed.wait_for(lambda: self._abandoned or len(self._items[lane]) < self._capacity)
+            self._wait(lambda: self._abandoned or len(self._items[lane]) < self._capacity)
             if self._abandoned:
                 raise Abandoned
             self._items[lane].append(item)
@@ -65,7 +67,7 @@ class Lanes(Generic[T]):
     def __iter__(self) -> Iterator[T]:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: any(self._items) or not any(self._open) or self._abandoned)
+                self._wait(lambda: any(self._items) or not any(self._open) or self._abandoned)
                 if not any(self._items):
                     if self._error is not None:
                         raise self._error
@@ -73,6 +75,12 @@ class Lanes(Generic[T]):
                 item = self._take()
                 self._changed.notify_all()
             yield item
+
+    def _wait(self, ready: Callable[[], bool]) -> None:
+        """Wait for others, which is no fault: the thread answers meanwhile."""
+        beat()
+        while not self._changed.wait_for(ready, ROUND_S):
+            beat()
 
     def _take(self) -> T:
         count = len(self._items)

@@ -17,11 +17,14 @@ from typing import TypeVar
 
 from babelrs.images import quiet_opencv
 from babelrs.sensors import Sensor
+from runtime.health.metrics import Metrics
+from runtime.health.monitor import Monitor
+from runtime.health.pulses import beat
 from runtime.lanes import Abandoned, Lanes
 from runtime.pipeline import Detector
 from runtime.recorder import Recorder
 from runtime.sinks import Sink
-from runtime.sources import Source
+from runtime.sources import Capture, Source
 from runtime.stages import Failed, Found, Job, Taken, finished, inferred, prepared
 from runtime.standing import Ended
 from runtime.summary import Summary
@@ -45,6 +48,7 @@ def run_sources(
     with_pictures: bool = False,
     progress: Callable[[Job], None] = lambda job: None,
     recorder: Recorder | None = None,
+    monitor: Monitor | None = None,
 ) -> list[Summary]:
     """Detect in all that the sources give and write the results.
 
@@ -56,6 +60,7 @@ def run_sources(
         with_pictures: Whether a sink wants pictures of images that are too large to be held.
         progress: Called whenever tiles of an image are done.
         recorder: Records what is done; closed at the end. The sources and sinks go on where it says.
+        monitor: Is told of everything, and says how much is to be done.
 
     Returns:
         What came of each source.
@@ -66,27 +71,33 @@ def run_sources(
         DeviceError: An engine failed.
     """
     quiet_opencv()  # loading it is no part of the first image's latency
-    stop = stop or threading.Event()
+    stop, monitor = stop or threading.Event(), monitor or Monitor()
     summaries = [Summary() for _ in sources] if recorder is None else recorder.summaries(len(sources))
     start = time.perf_counter()
     with ExitStack() as stack:
+        stack.enter_context(monitor.pulses.own("writing"))  # also while sinks are closed
         for sink in (sink for group in sinks.values() for sink in group):
             stack.callback(sink.close)
         for source in sources:
             stack.callback(source.close)
-        threads = _Threads(stack, stop)
+        threads = _Threads(stack, stop, monitor)
         numbers = {s: itertools.count() if recorder is None else recorder.numbers(s) for s in detectors}
         if recorder is not None:
             stack.callback(recorder.close)
             recorder.begin(sinks)
         taken = [threads.reading(sources, lane) for lane in range(len(sources))]
         work = threads.between(
-            prepared(lanes, detectors[source.sensor], numbers[source.sensor])
-            for lanes, source in zip(taken, sources, strict=True)
+            "preparing",
+            [
+                prepared(lanes, detectors[source.sensor], numbers[source.sensor], monitor.shaped)
+                for lanes, source in zip(taken, sources, strict=True)
+            ],
         )
-        outputs = threads.between([inferred(work)])
-        for one in threads.between([finished(outputs, with_pictures, progress)]):
-            _write(one, sinks, summaries[one.taken.origin])
+        outputs = threads.between("inferring", [inferred(work)])
+        found = threads.between("finishing", [finished(outputs, with_pictures, progress)])
+        monitor.begin(sources, {"taken": taken, "prepared": [work], "inferred": [outputs], "finished": [found]})
+        for one in found:
+            _write(one, sinks, summaries[one.taken.origin], monitor.metrics)
             if recorder is not None:  # the last of all, so that what it says is true
                 recorder.ended(_ended(one))
             one.taken.release()
@@ -97,8 +108,9 @@ def run_sources(
     return summaries
 
 
-def _write(one: Found | Failed, sinks: Mapping[Sensor, Sequence[Sink]], summary: Summary) -> None:
+def _write(one: Found | Failed, sinks: Mapping[Sensor, Sequence[Sink]], summary: Summary, metrics: Metrics) -> None:
     if isinstance(one, Failed):
+        metrics.skip(one.error.cause)
         count = summary.skip(one.error.cause)
         if count <= SAID or count & (count - 1) == 0:  # then the 16th, the 32nd, ...
             again = f" ({count} of this cause so far)" if count > SAID else ""
@@ -106,7 +118,9 @@ def _write(one: Found | Failed, sinks: Mapping[Sensor, Sequence[Sink]], summary:
         return
     for sink in sinks[one.taken.sensor]:
         sink.write(one.result)
-    summary.add(one.result, 1e3 * (time.perf_counter() - one.taken.taken_s))
+    total_ms = 1e3 * (time.perf_counter() - one.taken.taken_s)
+    summary.add(one.result, total_ms)
+    metrics.add(one.result.latency_ms, total_ms, len(one.result.detections))
     _LOGGER.info("%s: %d detections", one.result.source, len(one.result.detections))
 
 
@@ -122,10 +136,11 @@ class _Threads:
     Args:
         stack: Ends them, all at once: one that waits for another's items must not be waited for first.
         stop: Set at the end.
+        monitor: Where every thread answers.
     """
 
-    def __init__(self, stack: ExitStack, stop: threading.Event) -> None:
-        self._stop = stop
+    def __init__(self, stack: ExitStack, stop: threading.Event, monitor: Monitor) -> None:
+        self._stop, self._monitor = stop, monitor
         self._threads: list[threading.Thread] = []
         self._ends: list[Callable[[], None]] = []
         stack.callback(self._end)
@@ -137,18 +152,18 @@ class _Threads:
         for thread in self._threads:
             thread.join()
 
-    def between(self, streams: Iterable[Iterable[T]]) -> Lanes[T]:
+    def between(self, name: str, streams: Iterable[Iterable[T]]) -> Lanes[T]:
         """Run generators in a thread each; what they give is taken in turns, so that none starves."""
         running = list(streams)
         lanes: Lanes[T] = Lanes(len(running), BETWEEN)
         for lane, items in enumerate(running):
-            self._start(partial(_put_all, items, lanes, lane), lanes, lane)
+            self._start(name, partial(_put_all, items, lanes, lane), lanes, lane)
         return lanes
 
     def reading(self, sources: Sequence[Source], place: int) -> Lanes[Taken]:
         """Run one of the sources in a thread."""
         lanes: Lanes[Taken] = Lanes(1, max(UNDER_WAY.values()))
-        self._start(partial(self._read, sources, place, lanes), lanes, 0)
+        self._start(f"reading {sources[place].name}", partial(self._read, sources, place, lanes), lanes, 0)
         return lanes
 
     def _read(self, sources: Sequence[Source], place: int, lanes: Lanes[Taken]) -> None:
@@ -156,6 +171,7 @@ class _Threads:
         stream = sum(other.sensor == source.sensor for other in sources[:place])
         free = threading.Semaphore(UNDER_WAY[source.live])
         captures = iter(source.captures(self._stop))
+        pacing = self._monitor.pacing()
         while _acquired(free, self._stop):
             try:
                 item = next(captures, None)
@@ -165,13 +181,19 @@ class _Threads:
                 raise
             if item is None:
                 return
-            lanes.put(Taken(item, source.sensor, place, stream, time.perf_counter(), free.release))
+            if source.live and isinstance(item, Capture) and not pacing.wants(item.sequence):
+                item.raster.close()
+                free.release()
+                continue
+            release = pacing.taken(item.sequence, self._monitor.metrics.begun(free.release))
+            lanes.put(Taken(item, source.sensor, place, stream, time.perf_counter(), release))
 
-    def _start(self, work: Callable[[], None], lanes: Lanes[T], lane: int) -> None:
+    def _start(self, name: str, work: Callable[[], None], lanes: Lanes[T], lane: int) -> None:
         def guarded() -> None:
             error = None
             try:
-                work()
+                with self._monitor.pulses.own(name):
+                    work()
             except Abandoned:
                 pass
             except BaseException as raised:  # carried to where the lane is read, maybe long after
@@ -192,6 +214,7 @@ def _put_all(items: Iterable[T], lanes: Lanes[T], lane: int) -> None:
 def _acquired(free: threading.Semaphore, stop: threading.Event) -> bool:
     """Wait until the source may give another image; False once the run is to stop."""
     while not stop.is_set():
+        beat()
         if free.acquire(timeout=0.05):
             return True
     return False

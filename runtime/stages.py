@@ -110,20 +110,26 @@ class Found:
 Work = Tiles | Complete | Failed
 
 
-def prepared(taken: Iterable[Taken], detector: Detector, numbers: Iterator[int]) -> Iterator[Work]:
+def prepared(
+    taken: Iterable[Taken],
+    detector: Detector,
+    numbers: Iterator[int],
+    shaped: Callable[[Detector], Detector] = lambda detector: detector,
+) -> Iterator[Work]:
     """Tiles of uint8 pixels, as many at a time as the detector takes, and the end of every image.
 
     Args:
         taken: Images of one sensor.
         detector: The sensor's.
         numbers: The images', shared by all sources of the sensor.
+        shaped: Gives the detector as the next image is to be treated.
     """
     for one in taken:
         number = next(numbers)
         if isinstance(one.item, Unusable):
             yield Failed(one, one.item.error, None, number)
             continue
-        job = Job(one, one.item, number, detector)
+        job = Job(one, one.item, number, shaped(detector))
         try:
             yield from _tiles_of(job)
         except ImageError as error:

@@ -36,6 +36,7 @@ class OnnxRuntimeEngine:
         entry: The sensor's entry in the manifest.
         threads: Threads within an operator; 0: ONNX Runtime's choice, one a core.
         settings: Session settings by ONNX Runtime's names.
+        providers: As :data:`PROVIDERS`, or some of them; the CPU's is always the last.
 
     Raises:
         BabelRSError: The graph's inputs and outputs are not those of the manifest.
@@ -45,11 +46,16 @@ class OnnxRuntimeEngine:
     name = "onnxruntime"
 
     def __init__(
-        self, folder: Path, entry: SensorEntry, threads: int = 0, settings: Mapping[str, str] = SETTINGS
+        self,
+        folder: Path,
+        entry: SensorEntry,
+        threads: int = 0,
+        settings: Mapping[str, str] = SETTINGS,
+        providers: Mapping[str, str] = PROVIDERS,
     ) -> None:
         self.precision = entry.precision
         self._path = folder / entry.graph
-        self._session, self.reason = _start(self._path, threads, settings)
+        self._session, self.reason = _start(self._path, threads, settings, providers)
         self._check_signature(entry)
 
     def _check_signature(self, entry: SensorEntry) -> None:
@@ -74,7 +80,7 @@ class OnnxRuntimeEngine:
         return boxes, scores, labels
 
 
-def _start(path: Path, threads: int, settings: Mapping[str, str]) -> tuple[Any, str]:
+def _start(path: Path, threads: int, settings: Mapping[str, str], providers: Mapping[str, str]) -> tuple[Any, str]:
     """A session by the first provider that starts, and why it was that one.
 
     Raises:
@@ -90,14 +96,14 @@ def _start(path: Path, threads: int, settings: Mapping[str, str]) -> tuple[Any, 
         options.add_session_config_entry(name, value)
     options.log_severity_level = 3  # errors only; they are raised as well
     listed = onnxruntime.get_available_providers()
-    for provider in (name for name in PROVIDERS if name in listed and name != "CPUExecutionProvider"):
+    for provider in (name for name in providers if name in listed and name != "CPUExecutionProvider"):
         try:
             session = onnxruntime.InferenceSession(str(path), options, providers=[provider, "CPUExecutionProvider"])
         except Exception as error:  # as above
             fault = _first_line(error)
         else:
             if session.get_providers()[0] == provider:  # a provider whose libraries are missing is left out silently
-                return session, PROVIDERS[provider]
+                return session, providers[provider]
             fault = "its libraries do not load"
         _LOGGER.warning("ONNX Runtime's %s does not start (%s); going on without it", provider, fault)
     try:

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timezone
 
+from runtime.health.pulses import ROUND_S, beat
+
 
 def utc_text(epoch_s: float) -> str:
     """Seconds since 1970 as ISO 8601 in UTC, to the millisecond."""
@@ -15,7 +17,13 @@ def utc_text(epoch_s: float) -> str:
 
 
 def _wait(stop: threading.Event, seconds: float) -> bool:
-    return stop.wait(seconds)
+    end = time.monotonic() + seconds
+    while (left := end - time.monotonic()) > ROUND_S:
+        beat()  # pauses are no fault, however long
+        if stop.wait(ROUND_S):
+            return True
+    beat()
+    return stop.wait(max(0.0, left))
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,8 @@ import select
 import threading
 import time
 
+from runtime.health.pulses import beat
+
 _GLANCE_MS = 100  # how often somebody who waits looks whether to stop
 _CHUNK = 1 << 20
 
@@ -91,6 +93,7 @@ class LookAhead:
         start = time.monotonic()
         try:
             while not self._stop.is_set() and not self._poll.poll(_GLANCE_MS):
+                beat()
                 if self.stall_s is not None and time.monotonic() - start > self.stall_s:
                     raise Stalled
             if self._stop.is_set():

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from babelrs.sensors import Sensor
+from runtime.health.pulses import beat, beside
 from runtime.raster import FrameRaster
 from runtime.sources import Capture, Unusable
 from runtime.sources.clock import Clock, utc_text
@@ -135,10 +136,12 @@ class SupervisedSource:
 
     def captures(self, stop: threading.Event) -> Iterator[Capture | Unusable]:
         """See :meth:`Source.captures`."""
-        self._thread = threading.Thread(target=self._run, name=f"source {self.name}", daemon=True)
+        work = beside("receiving", self._run)
+        self._thread = threading.Thread(target=work, name=f"source {self.name}", daemon=True)
         self._thread.start()
         try:
             while not stop.is_set():
+                beat()
                 capture = self._take(_GLANCE_S)
                 if capture is not None:
                     yield capture
@@ -193,6 +196,7 @@ class SupervisedSource:
         first: float | None = None
         while not self._closing.is_set():
             received = stream.receive()
+            beat()
             now = self._clock.monotonic()
             if first is None:
                 first = now

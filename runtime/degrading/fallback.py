@@ -1,0 +1,88 @@
+"""An engine whose place ONNX Runtime on the CPU takes where it fails, or where the level says so."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+
+from babelrs.bundle import Bundle
+from babelrs.errors import DeviceError
+from babelrs.sensors import Sensor
+from runtime.degrading.degrader import Degrader
+from runtime.engines import Engine, Outputs
+from runtime.engines.onnxruntime import PROVIDERS, OnnxRuntimeEngine
+
+CPU_ONLY = {"CPUExecutionProvider": PROVIDERS["CPUExecutionProvider"]}
+
+
+class FallbackEngine:
+    """Runs batches by the engine that was chosen, and by a CPU engine while the level asks for it.
+
+    A batch at which the chosen engine fails is run again by the CPU engine, so that no image is lost. Back at a lesser
+    level, the chosen engine is tried again. For one thread.
+
+    Args:
+        chosen: What was opened.
+        open_cpu: Opens the CPU engine; called when it is needed first, and again after a recovery.
+        degrader: Is told of faults.
+    """
+
+    def __init__(self, chosen: Engine, open_cpu: Callable[[], Engine], degrader: Degrader) -> None:
+        self._chosen, self._open_cpu, self._degrader = chosen, open_cpu, degrader
+        self._is_on_cpu = chosen.reason.startswith(PROVIDERS["CPUExecutionProvider"])
+        self._has_failed = False
+        self._cpu: Engine | None = None
+
+    @property
+    def name(self) -> str:
+        """Of the engine that runs now."""
+        return (self._cpu or self._chosen).name
+
+    @property
+    def precision(self) -> str:
+        """Of the engine that runs now."""
+        return (self._cpu or self._chosen).precision
+
+    @property
+    def reason(self) -> str:
+        """Why it is that one."""
+        if self._cpu is None:
+            return self._chosen.reason
+        return f"{self._cpu.reason}, for {self._chosen.name}: {self._degrader.standing.reason}"
+
+    def infer(self, pixels: npt.NDArray[np.uint8]) -> Outputs:
+        """Run a batch; see :class:`runtime.engines.Engine`."""
+        level = self._degrader.level
+        if not (level.on_cpu or level.stops):
+            self._has_failed, self._cpu = False, None
+        # A chosen engine that runs on the CPU anyway gives its place up only where it failed.
+        if self._cpu is None and not self._has_failed and (self._is_on_cpu or not level.on_cpu):
+            try:
+                return self._chosen.infer(pixels)
+            except DeviceError as error:
+                self._has_failed = True
+                self._degrader.fault(f"{self._chosen.name}: {error.what}")
+        try:
+            self._cpu = self._cpu or self._open_cpu()
+            return self._cpu.infer(pixels)
+        except DeviceError as error:
+            self._degrader.halt(f"the CPU engine failed too: {error.what}")
+            raise
+
+
+def with_fallback(engine: Engine, bundle: Bundle, sensor: Sensor, threads: int, degrader: Degrader) -> FallbackEngine:
+    """An engine with a place to fall back to.
+
+    Args:
+        engine: What was chosen.
+        bundle: Where its graph is from.
+        sensor: Whose graph.
+        threads: CPU threads; 0: ONNX Runtime's choice.
+        degrader: Is told of faults.
+    """
+    entry = bundle.manifest.entry(sensor)
+    return FallbackEngine(
+        engine, lambda: OnnxRuntimeEngine(bundle.folder, entry, threads, providers=CPU_ONLY), degrader
+    )
