@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -13,6 +14,7 @@ from babelrs.sensors import Sensor
 Record = dict[str, Any]
 """Of one arm and seed: ``arm``, ``seed``, ``curve`` with ``step``, ``h_map`` and ``sensors``, and what else it kept."""
 ACCURACIES = ("h_map", *(f"{sensor.value} ap50" for sensor in Sensor), *(f"{sensor.value} map" for sensor in Sensor))
+LEAST_SEEDS = 3
 PALETTE = ("grey", "tab:green", "tab:purple", "tab:brown")
 
 
@@ -48,7 +50,8 @@ def summary(
     """Mean and spread of every measure by arm, and the pairs of arms whose seeds separate.
 
     Two arms are separated in a measure where every seed of one is above every seed of the other, with at least three
-    seeds each.
+    seeds each. ``compared`` says how many pairs could be, and how many of them would be among arms that are all alike:
+    with three seeds each, one pair in ten.
     """
     values: dict[str, dict[str, list[float]]] = {}
     for record in records:
@@ -65,11 +68,18 @@ def summary(
         for high, low in itertools.permutations(values, 2)
         if _above(values[high].get(name, []), values[low].get(name, []))
     ]
-    return {"arms": arms, "separated": separated}
+    seeds = [
+        (len(one.get(name, [])), len(other.get(name, [])))
+        for name in names
+        for one, other in itertools.combinations(values.values(), 2)
+    ]
+    counted = [pair for pair in seeds if min(pair) >= LEAST_SEEDS]
+    by_chance = sum(2 / math.comb(sum(pair), pair[0]) for pair in counted)
+    return {"arms": arms, "separated": separated, "compared": {"pairs": len(counted), "by_chance": by_chance}}
 
 
 def _above(high: Sequence[float], low: Sequence[float]) -> bool:
-    return min(len(high), len(low)) >= 3 and min(high) > max(low)
+    return min(len(high), len(low)) >= LEAST_SEEDS and min(high) > max(low)
 
 
 def _spread(values: Sequence[float]) -> float:
@@ -85,7 +95,12 @@ def format_table(found: Mapping[str, Any], names: Sequence[str]) -> str:
         cells = [_cell(arm.get(name), factor) for arm in arms.values()]
         lines.append("".join([f"{name:<14}", *cells]))
     lines += [f"{each['measure']}: {each['higher']} above {each['lower']}" for each in found["separated"]]
-    return "\n".join([*lines, "" if found["separated"] else "No two arms are separated by their seeds.", ""])
+    if not found["separated"]:
+        lines.append("No two arms are separated by their seeds.")
+    compared = found["compared"]
+    chance = f"{compared['by_chance']:.1f} would be if all arms were alike"
+    lines.append(f"{len(found['separated'])} of {compared['pairs']} pairs of arms are separated; {chance}.")
+    return "\n".join([*lines, ""])
 
 
 def _cell(value: Mapping[str, float] | None, factor: int) -> str:

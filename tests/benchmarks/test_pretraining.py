@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from babelrs.errors import run_command
@@ -57,6 +58,22 @@ def test_only_arms_whose_every_seed_is_above_are_separated() -> None:
 def test_two_seeds_separate_nothing() -> None:
     found = summary(records(none=[0.1, 0.2], lvsa=[0.8, 0.9]), measures)
     assert found["separated"] == [] and "No two arms are separated" in format_table(found, MEASURES)
+    assert found["compared"] == {"pairs": 0, "by_chance": 0}
+
+
+def test_as_many_pairs_are_separated_among_equal_arms_as_is_said() -> None:
+    """Counted over draws of seeds of four arms that are alike."""
+    rng = np.random.default_rng(0)
+    counts, said = [], 0.0
+    for _ in range(600):
+        draws = rng.random((4, 3))
+        made = [{"arm": str(arm), "value": value} for arm, values in enumerate(draws) for value in values]
+        found = summary(made, lambda record: {"a measure": record["value"]})
+        counts.append(len(found["separated"]))
+        said = found["compared"]["by_chance"]
+        assert found["compared"]["pairs"] == 6
+    assert said == pytest.approx(0.6)
+    assert np.mean(counts) == pytest.approx(said, abs=0.08)
 
 
 def small_settings(folder: Path) -> list[str]:
