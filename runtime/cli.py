@@ -68,13 +68,13 @@ def _open_sources(options: RunOptions) -> list[Source]:
 
 
 def _open_detectors(options: RunOptions, sensors: set[Sensor]) -> dict[Sensor, Detector]:
-    from runtime.engines import open_engine
+    from runtime.integrity.opening import open_guarded
     from runtime.pipeline import Detector
 
     bundle, detectors = _open_verified(options.bundle), {}
     for sensor in sorted(sensors):
         entry = bundle.manifest.entry(sensor)
-        engine = open_engine(bundle, sensor, options.engine, options.threads)
+        engine = open_guarded(bundle, sensor, options.engine, options.threads, options.check_interval_s)
         score = entry.score_threshold if options.score is None else options.score
         detectors[sensor] = Detector(engine, entry, sensor, score, options.batch)
     return detectors

@@ -48,7 +48,12 @@ class Engine(Protocol):
 
 
 def open_engine(
-    bundle: Bundle, sensor: Sensor, name: str = "auto", threads: int = 0, cache: str | Path | None = None
+    bundle: Bundle,
+    sensor: Sensor,
+    name: str = "auto",
+    threads: int = 0,
+    cache: str | Path | None = None,
+    owned: bool = False,
 ) -> Engine:
     """Load a sensor's graph, and log which engine was taken and why.
 
@@ -60,6 +65,7 @@ def open_engine(
             second.
         threads: CPU threads; 0 lets the engine choose.
         cache: Where engines are kept; ``None``: ``$BABELRS_CACHE``, else ``babelrs`` in the user's cache folder.
+        owned: Hold the weights where they can be checked, with an engine that can; see its ``weights``.
 
     Raises:
         BabelRSError: The sensor is not in the bundle, the engine is unknown, or the graph is not what the manifest
@@ -82,7 +88,7 @@ def open_engine(
             why_not = error.what
     from runtime.engines.onnxruntime import OnnxRuntimeEngine
 
-    engine = OnnxRuntimeEngine(bundle.folder, entry, threads)
+    engine = OnnxRuntimeEngine(bundle.folder, entry, threads, owned=owned)
     if why_not:
         engine.reason = f"{engine.reason}; not tensorrt: {why_not}"
     _LOGGER.info("%s: engine onnxruntime (%s): %s", sensor, engine.precision, engine.reason)

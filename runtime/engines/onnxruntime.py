@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ import numpy.typing as npt
 from babelrs.errors import BabelRSError, DeviceError
 from babelrs.manifest import SensorEntry
 from runtime.engines import Outputs
+from runtime.engines.owned_weights import OwnedSession, open_owned
+from runtime.integrity.weights import Region
 
 OUTPUT_NAMES = ("boxes", "scores", "labels")
 PROVIDERS = {
@@ -36,6 +39,10 @@ class OnnxRuntimeEngine:
         entry: The sensor's entry in the manifest.
         threads: Threads within an operator; 0: ONNX Runtime's choice, one a core.
         settings: Session settings by ONNX Runtime's names.
+        owned: On the CPU, hold the weights where they can be checked; see :mod:`runtime.engines.owned_weights`.
+
+    Attributes:
+        weights: The memory that the session computes with; empty where it cannot be addressed.
 
     Raises:
         BabelRSError: The graph's inputs and outputs are not those of the manifest.
@@ -45,11 +52,19 @@ class OnnxRuntimeEngine:
     name = "onnxruntime"
 
     def __init__(
-        self, folder: Path, entry: SensorEntry, threads: int = 0, settings: Mapping[str, str] = SETTINGS
+        self,
+        folder: Path,
+        entry: SensorEntry,
+        threads: int = 0,
+        settings: Mapping[str, str] = SETTINGS,
+        owned: bool = False,
     ) -> None:
         self.precision = entry.precision
         self._path = folder / entry.graph
-        self._session, self.reason = _start(self._path, threads, settings)
+        started, self.reason = _start(self._path, threads, settings, owned)
+        self._held = started if isinstance(started, OwnedSession) else None  # lives as long as the session
+        self._session = started if self._held is None else self._held.session
+        self.weights: tuple[Region, ...] = () if self._held is None else self._held.regions
         self._check_signature(entry)
 
     def _check_signature(self, entry: SensorEntry) -> None:
@@ -74,7 +89,7 @@ class OnnxRuntimeEngine:
         return boxes, scores, labels
 
 
-def _start(path: Path, threads: int, settings: Mapping[str, str]) -> tuple[Any, str]:
+def _start(path: Path, threads: int, settings: Mapping[str, str], owned: bool) -> tuple[Any, str]:
     """A session by the first provider that starts, and why it was that one.
 
     Raises:
@@ -82,12 +97,7 @@ def _start(path: Path, threads: int, settings: Mapping[str, str]) -> tuple[Any, 
     """
     import onnxruntime
 
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
-    options.intra_op_num_threads = threads
-    for name, value in settings.items():
-        options.add_session_config_entry(name, value)
-    options.log_severity_level = 3  # errors only; they are raised as well
+    options = _new_options(threads, settings)
     listed = onnxruntime.get_available_providers()
     for provider in (name for name in PROVIDERS if name in listed and name != "CPUExecutionProvider"):
         try:
@@ -99,12 +109,35 @@ def _start(path: Path, threads: int, settings: Mapping[str, str]) -> tuple[Any, 
                 return session, PROVIDERS[provider]
             fault = "its libraries do not load"
         _LOGGER.warning("ONNX Runtime's %s does not start (%s); going on without it", provider, fault)
+    if owned and (held := _owned(path, threads, settings)) is not None:
+        return held, PROVIDERS["CPUExecutionProvider"]
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # as above
         what = f"{path}: ONNX Runtime cannot load the graph ({_first_line(error)})."
         raise DeviceError(what, "Check the bundle with babelrs-verify, and the free memory.") from error
     return session, PROVIDERS["CPUExecutionProvider"]
+
+
+def _new_options(threads: int, settings: Mapping[str, str]) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.intra_op_num_threads = threads
+    for name, value in settings.items():
+        options.add_session_config_entry(name, value)
+    options.log_severity_level = 3  # errors only; they are raised as well
+    return options
+
+
+def _owned(path: Path, threads: int, settings: Mapping[str, str]) -> OwnedSession | None:
+    """A session with weights in our hands; ``None``, and a warning, where that cannot be had."""
+    try:
+        return open_owned(path, partial(_new_options, threads, settings))
+    except Exception as error:  # ONNX Runtime's own, a full disk; a graph that is damaged fails again without
+        _LOGGER.warning("%s: its weights cannot be checked in memory (%s)", path, _first_line(error))
+        return None
 
 
 def _first_line(error: Exception) -> str:
