@@ -36,8 +36,8 @@ Written to --out, with the sensor's name for S:
   video.S.mp4              annotated images as a video (--save-video); video.S.2.mp4 of the sensor's second source
 
 An image that cannot be used is reported on standard error, counted and skipped. Ctrl-C finishes what is under way.
-Exit codes: 0 done, at least one image was processed; 1 a self-test missed its tolerance; 2 the input is wrong, or no image could be processed; 3 the device
-or engine failed.
+Exit codes: 0 done, at least one image was processed; 1 a self-test missed its tolerance; 2 the input is wrong, or no
+image could be processed; 3 the device or engine failed.
 """
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from runtime.engines.onnx_wire import Message, blobs, integer, integers, read_message, text
+from runtime.engines.onnx_wire import Message, blobs, integer, integers, read_message, text, texts
 from runtime.integrity.weights import Region
 
 GRAPH_FILE, WEIGHTS_FILE = "optimised.onnx", "optimised.bin"
@@ -26,7 +26,8 @@ FASTEST_FOLDER = Path("/dev/shm")
 """Memory as a folder, where the system has it: the device's storage may be read-only."""
 
 # Field numbers of onnx.proto.
-_MODEL_GRAPH, _GRAPH_INITIALIZER = 7, 5
+_MODEL_GRAPH, _GRAPH_NODE, _GRAPH_INITIALIZER = 7, 1, 5
+_NODE_INPUT, _NODE_NAME = 1, 3
 _TENSOR_DIMS, _TENSOR_TYPE, _TENSOR_FLOATS, _TENSOR_INTS, _TENSOR_LONGS = 1, 2, 4, 5, 7
 _TENSOR_NAME, _TENSOR_RAW, _TENSOR_EXTERNAL, _TENSOR_LOCATION = 8, 9, 13, 14
 _ENTRY_KEY, _ENTRY_VALUE = 1, 2
@@ -77,10 +78,9 @@ def open_owned(path: Path, new_options: Callable[[], Any]) -> OwnedSession:
         for setting, value in SETTINGS.items():
             options.add_session_config_entry(setting, value)
         onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        values = {
-            key: onnxruntime.OrtValue.ortvalue_from_numpy(array)
-            for key, array in initializers(folder / GRAPH_FILE).items()
-        }
+        read = initializers(folder / GRAPH_FILE)
+        values = {key: onnxruntime.OrtValue.ortvalue_from_numpy(array) for key, array in read.items()}
+        readers = first_readers(folder / GRAPH_FILE)
         options = new_options()
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.add_session_config_entry("session.disable_prepacking", "1")
@@ -88,13 +88,13 @@ def open_owned(path: Path, new_options: Callable[[], Any]) -> OwnedSession:
             options.add_initializer(key, value)
         graph = str(folder / GRAPH_FILE)
         session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-    return OwnedSession(session, values, tuple(_region(key, value) for key, value in values.items()))
+    return OwnedSession(session, values, tuple(_region(key, value, readers) for key, value in values.items()))
 
 
-def _region(name: str, value: Any) -> Region:
+def _region(name: str, value: Any, readers: Mapping[str, str]) -> Region:
     array = value.numpy()
     memory = (c_uint8 * array.nbytes).from_address(value.data_ptr())
-    return Region(name, np.ctypeslib.as_array(memory), array.dtype.name)
+    return Region(name, np.ctypeslib.as_array(memory), array.dtype.name, readers.get(name, ""))
 
 
 def initializers(path: Path) -> dict[str, Array]:
@@ -104,13 +104,30 @@ def initializers(path: Path) -> dict[str, Array]:
         BabelRSError: The file is no ONNX file.
         OSError: It, or its external weights, cannot be read.
     """
-    graph = read_message((blobs(read_message(path.read_bytes()), _MODEL_GRAPH) or [b""])[-1])
     found = {}
-    for tensor in map(read_message, blobs(graph, _GRAPH_INITIALIZER)):
+    for tensor in map(read_message, blobs(_graph(path), _GRAPH_INITIALIZER)):
         array = _array(tensor, path.parent)
         if array is not None and array.size:
             found[text(tensor, _TENSOR_NAME)] = array
     return found
+
+
+def first_readers(path: Path) -> dict[str, str]:
+    """Names of the nodes that read a tensor first, by the tensor's name.
+
+    Raises:
+        BabelRSError: The file is no ONNX file.
+        OSError: It cannot be read.
+    """
+    found: dict[str, str] = {}
+    for node in map(read_message, blobs(_graph(path), _GRAPH_NODE)):
+        for name in texts(node, _NODE_INPUT):
+            found.setdefault(name, text(node, _NODE_NAME))
+    return found
+
+
+def _graph(path: Path) -> Message:
+    return read_message((blobs(read_message(path.read_bytes()), _MODEL_GRAPH) or [b""])[-1])
 
 
 def _array(tensor: Message, folder: Path) -> Array | None:

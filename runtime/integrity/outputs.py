@@ -61,7 +61,7 @@ def _box_fault(boxes: npt.NDArray[np.float32], entry: SensorEntry) -> str:
 class Sameness:
     """Notices an engine that gives the same whatever it sees, by the first image of every batch.
 
-    A scene can be such that a sound engine does so too; so each suspicion that proves wrong doubles what the next takes.
+    A sound engine may do so too in some scene, so each suspicion that proves wrong doubles what the next one takes.
     """
 
     def __init__(self) -> None:

@@ -27,11 +27,13 @@ class Region:
         name: The tensor's, in the engine's own graph.
         content: ``(bytes,)`` uint8, a view of that memory: not a copy.
         dtype: What the bytes stand for, as numpy spells it.
+        reader: The first node that reads it; empty where none does.
     """
 
     name: str
     content: npt.NDArray[np.uint8]
     dtype: str
+    reader: str = ""
 
 
 @dataclass(frozen=True)

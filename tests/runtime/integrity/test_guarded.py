@@ -6,10 +6,12 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from babelrs.bundle import Bundle
+from babelrs.bundle import Bundle, read_selftest
 from babelrs.errors import EXIT_DEVICE, BabelRSError, DeviceError
+from runtime.engines import Outputs
 from runtime.integrity.guarded import GuardedEngine
-from tests.runtime.integrity.broken_engines import Bench, Broken, Change, at, constant, failing, not_finite
+from runtime.selftest import run_selftest
+from tests.runtime.integrity.broken_engines import SENSOR, Bench, Broken, Change, at, constant, failing, not_finite
 
 
 def frame(number: int) -> npt.NDArray[np.uint8]:
@@ -120,6 +122,15 @@ def test_the_selftest_runs_again_at_its_interval_and_mends_what_no_other_check_s
     bench.clock.now = 600.0
     assert_sound(guarded, bench, 1)
     assert (guarded.counters.faults, guarded.counters.reloads) == (1, 1)
+
+
+def test_negative_sides_miss_the_selftest_and_end_in_no_traceback(toy_bundle: Bundle) -> None:
+    def negative(run: int, outputs: Outputs) -> Outputs:
+        return outputs[0] * np.array([1, 1, -1, 1, 1], np.float32), outputs[1], outputs[2]
+
+    selftest = read_selftest(toy_bundle, SENSOR)
+    result = run_selftest(Broken(Bench(toy_bundle, []).sound(), negative), selftest)
+    assert not result.passed and result.num_missed == result.num_expected
 
 
 def test_without_an_interval_no_weights_are_watched(toy_bundle: Bundle) -> None:
