@@ -12,6 +12,8 @@ FORMATS = ("jsonl", "geojson", "dota", "coco", "csv")
 ENGINE_CHOICES = ("auto", "onnxruntime", "tensorrt")
 MOST = 1024
 """Tiles a run of the model, and threads: more would take all memory before anything is said."""
+MOST_CHECK_S = 86_400
+"""Seconds; a flip that is found after more than a day is not found in flight."""
 
 LEAST_INTERVAL_S = 0.1
 MOST_PORT = 65_535
@@ -40,8 +42,8 @@ Written to --out, with the sensor's name for S:
                            --resume goes on so that every image is once in every output
 
 An image that cannot be used is reported on standard error, counted and skipped. Ctrl-C finishes what is under way.
-Exit codes: 0 done, at least one image was processed; 2 the input is wrong, or no image could be processed; 3 the device
-or engine failed, or the run stopped itself for heat or memory.
+Exit codes: 0 done, at least one image was processed; 1 a self-test missed its tolerance; 2 the input is wrong, or no
+image could be processed; 3 the device or engine failed, or the run stopped itself for heat or memory.
 """
 
 
@@ -82,6 +84,7 @@ class RunOptions:
     threads: int
     log_level: str
     attention: Attention
+    check_interval_s: float
 
 
 def parse_run(argv: list[str]) -> RunOptions:
@@ -101,6 +104,9 @@ def parse_run(argv: list[str]) -> RunOptions:
     if not (1 <= given.batch <= MOST and 0 <= given.threads <= MOST):
         what = f"--batch is {given.batch}, --threads {given.threads}."
         raise BabelRSError(what, f"Give 1 to {MOST} and 0 to {MOST}.")
+    if not 0 <= given.check_interval <= MOST_CHECK_S:
+        what = f"--check-interval is {given.check_interval}."
+        raise BabelRSError(what, f"Give seconds up to {MOST_CHECK_S}, or 0 for no CRC.")
     return RunOptions(
         sensor=None if given.sensor is None else Sensor.parse(given.sensor),
         sources=(*given.positional, *given.source),
@@ -117,6 +123,7 @@ def parse_run(argv: list[str]) -> RunOptions:
         threads=given.threads,
         log_level="ERROR" if given.quiet else "INFO" if given.verbose else "WARNING",
         attention=_attention(given),
+        check_interval_s=given.check_interval,
     )
 
 
@@ -187,6 +194,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--batch", type=int, default=4, metavar="N", help="tiles a run of the model (default: 4)")
     parser.add_argument("--threads", type=int, default=0, metavar="N", help="CPU threads (default: 0, one a core)")
     _add_attention(parser)
+    parser.add_argument(
+        "--check-interval", type=float, default=10.0, metavar="S",
+        help="seconds of a CRC pass over the weights in memory; 0: none (default: 10)",
+    )  # fmt: skip
     loudness = parser.add_mutually_exclusive_group()
     loudness.add_argument("--quiet", action="store_true", help="errors only, no closing line")
     loudness.add_argument("--verbose", action="store_true", help="a line on standard error for every image")

@@ -6,6 +6,7 @@ import logging
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -99,16 +100,18 @@ def _open_sources(named: Sequence[tuple[Sensor, str]]) -> list[Source]:
 def _open_detectors(
     options: RunOptions, bundle: Bundle, sensors: set[Sensor], degrader: Degrader | None = None
 ) -> dict[Sensor, Detector]:
-    from runtime.degrading.fallback import with_fallback
-    from runtime.engines import open_engine
+    from runtime.degrading.fallback import FallbackEngine
+    from runtime.engines import Engine
+    from runtime.integrity.opening import open_guarded
     from runtime.pipeline import Detector
 
     detectors = {}
     for sensor in sorted(sensors):
         entry = bundle.manifest.entry(sensor)
-        engine = open_engine(bundle, sensor, options.engine, options.threads)
+        opening = partial(open_guarded, bundle, sensor, options.engine, options.threads, options.check_interval_s)
+        engine: Engine = opening()
         if degrader is not None:
-            engine = with_fallback(engine, bundle, sensor, options.threads, degrader)
+            engine = FallbackEngine(engine, partial(opening, on_cpu=True), degrader)
         score = entry.score_threshold if options.score is None else options.score
         detectors[sensor] = Detector(engine, entry, sensor, score, options.batch)
     return detectors

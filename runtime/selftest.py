@@ -44,7 +44,8 @@ def run_selftest(engine: Engine, selftest: SelfTest) -> SelfTestResult:
     """
     boxes, scores, labels = (output[0] for output in engine.infer(selftest.pixels))
     expected_scores, tolerance = selftest.scores[0], selftest.score_tolerance
-    if scores.shape != expected_scores.shape or not np.isfinite(boxes).all() or not np.isfinite(scores).all():
+    fits = scores.shape == expected_scores.shape and boxes.shape == selftest.boxes[0].shape
+    if not (fits and np.isfinite(boxes).all() and np.isfinite(scores).all() and (boxes[:, 2:4] >= 0).all()):
         return SelfTestResult(len(expected_scores), len(expected_scores), float("inf"), float("inf"), False)
     high = max(int((expected_scores >= selftest.min_score).sum()), 1)
     score_difference = float(np.abs(np.sort(scores)[-high:] - np.sort(expected_scores)[-high:]).max(initial=0.0))

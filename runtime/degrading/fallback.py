@@ -7,14 +7,10 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from babelrs.bundle import Bundle
 from babelrs.errors import DeviceError
-from babelrs.sensors import Sensor
 from runtime.degrading.degrader import Degrader
 from runtime.engines import Engine, Outputs
-from runtime.engines.onnxruntime import PROVIDERS, OnnxRuntimeEngine
-
-CPU_ONLY = {"CPUExecutionProvider": PROVIDERS["CPUExecutionProvider"]}
+from runtime.engines.onnxruntime import PROVIDERS
 
 
 class FallbackEngine:
@@ -70,19 +66,3 @@ class FallbackEngine:
         except DeviceError as error:
             self._degrader.halt(f"the CPU engine failed too: {error.what}")
             raise
-
-
-def with_fallback(engine: Engine, bundle: Bundle, sensor: Sensor, threads: int, degrader: Degrader) -> FallbackEngine:
-    """An engine with a place to fall back to.
-
-    Args:
-        engine: What was chosen.
-        bundle: Where its graph is from.
-        sensor: Whose graph.
-        threads: CPU threads; 0: ONNX Runtime's choice.
-        degrader: Is told of faults.
-    """
-    entry = bundle.manifest.entry(sensor)
-    return FallbackEngine(
-        engine, lambda: OnnxRuntimeEngine(bundle.folder, entry, threads, providers=CPU_ONLY), degrader
-    )

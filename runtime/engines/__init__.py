@@ -48,7 +48,13 @@ class Engine(Protocol):
 
 
 def open_engine(
-    bundle: Bundle, sensor: Sensor, name: str = "auto", threads: int = 0, cache: str | Path | None = None
+    bundle: Bundle,
+    sensor: Sensor,
+    name: str = "auto",
+    threads: int = 0,
+    cache: str | Path | None = None,
+    owned: bool = False,
+    on_cpu: bool = False,
 ) -> Engine:
     """Load a sensor's graph, and log which engine was taken and why.
 
@@ -60,6 +66,8 @@ def open_engine(
             second.
         threads: CPU threads; 0 lets the engine choose.
         cache: Where engines are kept; ``None``: ``$BABELRS_CACHE``, else ``babelrs`` in the user's cache folder.
+        owned: Hold the weights where they can be checked, with an engine that can; see its ``weights``.
+        on_cpu: Take ONNX Runtime on the CPU, whatever ``name`` is.
 
     Raises:
         BabelRSError: The sensor is not in the bundle, the engine is unknown, or the graph is not what the manifest
@@ -71,7 +79,7 @@ def open_engine(
     entry = bundle.manifest.entry(sensor)
     engine: Engine
     why_not = ""
-    if name in ("auto", "tensorrt"):
+    if name in ("auto", "tensorrt") and not on_cpu:
         try:
             engine = _open_tensorrt(bundle, sensor, cache, warn=name == "auto")
             _LOGGER.info("%s: engine tensorrt (%s): %s", sensor, engine.precision, engine.reason)
@@ -81,10 +89,11 @@ def open_engine(
                 raise
             why_not = error.what
     from runtime.engines.graph_check import check_graph
-    from runtime.engines.onnxruntime import OnnxRuntimeEngine
+    from runtime.engines.onnxruntime import CPU_ONLY, PROVIDERS, OnnxRuntimeEngine
 
     check_graph(bundle, sensor)
-    engine = OnnxRuntimeEngine(bundle.folder, entry, threads)
+    providers = CPU_ONLY if on_cpu else PROVIDERS
+    engine = OnnxRuntimeEngine(bundle.folder, entry, threads, providers=providers, owned=owned)
     if why_not:
         engine.reason = f"{engine.reason}; not tensorrt: {why_not}"
     _LOGGER.info("%s: engine onnxruntime (%s): %s", sensor, engine.precision, engine.reason)

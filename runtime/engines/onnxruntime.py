@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ import numpy.typing as npt
 from babelrs.errors import BabelRSError, DeviceError
 from babelrs.manifest import SensorEntry
 from runtime.engines import Outputs
+from runtime.engines.owned_weights import OwnedSession, open_owned
+from runtime.integrity.weights import Region
 
 OUTPUT_NAMES = ("boxes", "scores", "labels")
 PROVIDERS = {
@@ -22,6 +25,7 @@ PROVIDERS = {
     "CPUExecutionProvider": "on the CPU",
 }
 """Providers in the order they are tried, and how they are spoken of."""
+CPU_ONLY = {"CPUExecutionProvider": PROVIDERS["CPUExecutionProvider"]}
 SETTINGS: Mapping[str, str] = {"session.intra_op.allow_spinning": "0"}
 """Session settings. Threads that wait for work sleep. Spinning, they take the cores from reading, postprocessing and
 other graphs: of two models in turn on two busy cores, a run took 173 ms of CPU time without it, 287 ms with it."""
@@ -37,6 +41,10 @@ class OnnxRuntimeEngine:
         threads: Threads within an operator; 0: ONNX Runtime's choice, one a core.
         settings: Session settings by ONNX Runtime's names.
         providers: As :data:`PROVIDERS`, or some of them; the CPU's is always the last.
+        owned: On the CPU, hold the weights where they can be checked; see :mod:`runtime.engines.owned_weights`.
+
+    Attributes:
+        weights: The memory that the session computes with; empty where it cannot be addressed.
 
     Raises:
         BabelRSError: The graph's inputs and outputs are not those of the manifest.
@@ -52,10 +60,14 @@ class OnnxRuntimeEngine:
         threads: int = 0,
         settings: Mapping[str, str] = SETTINGS,
         providers: Mapping[str, str] = PROVIDERS,
+        owned: bool = False,
     ) -> None:
         self.precision = entry.precision
         self._path = folder / entry.graph
-        self._session, self.reason = _start(self._path, threads, settings, providers)
+        started, self.reason = _start(self._path, threads, settings, providers, owned)
+        self._held = started if isinstance(started, OwnedSession) else None  # lives as long as the session
+        self._session = started if self._held is None else self._held.session
+        self.weights: tuple[Region, ...] = () if self._held is None else self._held.regions
         self._check_signature(entry)
 
     def _check_signature(self, entry: SensorEntry) -> None:
@@ -80,7 +92,9 @@ class OnnxRuntimeEngine:
         return boxes, scores, labels
 
 
-def _start(path: Path, threads: int, settings: Mapping[str, str], providers: Mapping[str, str]) -> tuple[Any, str]:
+def _start(
+    path: Path, threads: int, settings: Mapping[str, str], providers: Mapping[str, str], owned: bool
+) -> tuple[Any, str]:
     """A session by the first provider that starts, and why it was that one.
 
     Raises:
@@ -88,13 +102,7 @@ def _start(path: Path, threads: int, settings: Mapping[str, str], providers: Map
     """
     import onnxruntime
 
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
-    options.intra_op_num_threads = threads
-    options.add_session_config_entry("session.load_model_format", "ONNX")  # else by name: .ort is another parser
-    for name, value in settings.items():
-        options.add_session_config_entry(name, value)
-    options.log_severity_level = 3  # errors only; they are raised as well
+    options = _new_options(threads, settings)
     listed = onnxruntime.get_available_providers()
     for provider in (name for name in providers if name in listed and name != "CPUExecutionProvider"):
         try:
@@ -106,12 +114,36 @@ def _start(path: Path, threads: int, settings: Mapping[str, str], providers: Map
                 return session, providers[provider]
             fault = "its libraries do not load"
         _LOGGER.warning("ONNX Runtime's %s does not start (%s); going on without it", provider, fault)
+    if owned and (held := _owned(path, threads, settings)) is not None:
+        return held, PROVIDERS["CPUExecutionProvider"]
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # as above
         what = f"{path}: ONNX Runtime cannot load the graph ({_first_line(error)})."
         raise DeviceError(what, "Check the bundle with babelrs-verify, and the free memory.") from error
     return session, PROVIDERS["CPUExecutionProvider"]
+
+
+def _new_options(threads: int, settings: Mapping[str, str]) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.intra_op_num_threads = threads
+    options.add_session_config_entry("session.load_model_format", "ONNX")  # else by name: .ort is another parser
+    for name, value in settings.items():
+        options.add_session_config_entry(name, value)
+    options.log_severity_level = 3  # errors only; they are raised as well
+    return options
+
+
+def _owned(path: Path, threads: int, settings: Mapping[str, str]) -> OwnedSession | None:
+    """A session with weights in our hands; ``None``, and a warning, where that cannot be had."""
+    try:
+        return open_owned(path, partial(_new_options, threads, settings))
+    except Exception as error:  # ONNX Runtime's own, a full disk; a graph that is damaged fails again without
+        _LOGGER.warning("%s: its weights cannot be checked in memory (%s)", path, _first_line(error))
+        return None
 
 
 def _first_line(error: Exception) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -16,11 +17,12 @@ from babelrs.images import Frame
 from babelrs.sensors import Sensor
 from babelrs.tiling import count_tiles
 from runtime.degrading.degrader import Degrader
-from runtime.degrading.fallback import FallbackEngine, with_fallback
+from runtime.degrading.fallback import FallbackEngine
 from runtime.degrading.levels import HEAT, LAG, RECOVERY_S
 from runtime.degrading.machine import Signal
 from runtime.engines import Outputs
 from runtime.health.monitor import Monitor
+from runtime.integrity.opening import open_guarded
 from runtime.pipeline import Detector
 from runtime.run import run_sources
 from tests.runtime.brightest import BrightestPixel, dot_entry
@@ -115,7 +117,8 @@ def test_heat_moves_a_gpus_work_to_the_cpu_and_leaves_a_cpus_work_where_it_is() 
 
 
 def test_the_fallback_of_a_bundle_is_its_graph_on_the_cpu(toy_bundle: Bundle) -> None:
-    engine = with_fallback(GpuEngine(fails_at=(0,)), toy_bundle, Sensor.IR, 1, Degrader())
+    on_cpu = partial(open_guarded, toy_bundle, Sensor.IR, threads=1, on_cpu=True)
+    engine = FallbackEngine(GpuEngine(fails_at=(0,)), on_cpu, Degrader())
     boxes, scores, labels = engine.infer(np.zeros((2, 64, 96, 1), np.uint8))
     assert boxes.shape[0] == scores.shape[0] == labels.shape[0] == 2 and engine.name == "onnxruntime"
 

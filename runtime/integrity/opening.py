@@ -1,0 +1,67 @@
+"""Opens the engines of a run, each after it has shown that it computes what it must."""
+
+from __future__ import annotations
+
+import logging
+from functools import partial
+
+from babelrs.bundle import Bundle, SelfTest, read_selftest, verify_files
+from babelrs.errors import LimitMissedError
+from babelrs.sensors import Sensor
+from runtime.engines import Engine, open_engine
+from runtime.integrity.guarded import CHECK_INTERVAL_S, Guard, GuardedEngine
+from runtime.selftest import run_selftest
+
+_LOGGER = logging.getLogger(__name__)
+
+
+def open_guarded(
+    bundle: Bundle,
+    sensor: Sensor,
+    name: str = "auto",
+    threads: int = 0,
+    check_interval_s: float = CHECK_INTERVAL_S,
+    on_cpu: bool = False,
+) -> GuardedEngine:
+    """Open a sensor's engine, test it, and watch it from then on.
+
+    Args:
+        bundle: An opened, verified bundle.
+        sensor: Which graph.
+        name: As in :func:`runtime.engines.open_engine`.
+        threads: CPU threads; 0 lets the engine choose.
+        check_interval_s: Seconds of a CRC pass over the weights; 0: none.
+        on_cpu: As there.
+
+    Raises:
+        BabelRSError: The sensor is not in the bundle, or its graph or self-test is wrong.
+        DeviceError: The engine cannot load the graph, or failed.
+        LimitMissedError: The self-test missed its tolerance.
+    """
+    opening = partial(open_engine, bundle, sensor, name, threads, owned=check_interval_s > 0, on_cpu=on_cpu)
+    engine, selftest = opening(), read_selftest(bundle, sensor)
+    require_selftest(engine, selftest, sensor)
+    entry = bundle.manifest.entry(sensor)
+    guard = Guard(sensor, entry, selftest, opening, partial(verify_files, bundle), check_interval_s)
+    guarded = GuardedEngine(guard, engine)
+    if check_interval_s and not guarded.watched_bytes:
+        _LOGGER.info("%s: %s's memory has no CRC; the self-test watches it", sensor, engine.name)
+    return guarded
+
+
+def require_selftest(engine: Engine, selftest: SelfTest, sensor: Sensor) -> None:
+    """Run the self-test before the first frame.
+
+    Raises:
+        DeviceError: The engine failed.
+        LimitMissedError: It missed its tolerance.
+    """
+    result = run_selftest(engine, selftest)
+    if result.passed:
+        return
+    what = (
+        f"{sensor}: a self-test missed its tolerance ({engine.name}, {engine.precision}): "
+        f"{result.num_missed} of {result.num_expected} candidates missed, scores differ by "
+        f"{result.score_difference:.2g} (limit {selftest.score_tolerance:.2g})."
+    )
+    raise LimitMissedError(what, "Do not fly this bundle with this engine.")
