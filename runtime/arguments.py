@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from babelrs.errors import BabelRSError
 from babelrs.sensors import Sensor
+from runtime.links.options import LinkOptions, add_link_options, link_options
 
 FORMATS = ("jsonl", "geojson", "dota", "coco", "csv")
 ENGINE_CHOICES = ("auto", "onnxruntime", "tensorrt")
@@ -32,6 +33,7 @@ Written to --out, with the sensor's name for S:
   detections.S.csv         one row a detection (csv)
   images.S/IMAGE.jpg       annotated images (--save-images)
   video.S.mp4              annotated images as a video (--save-video); video.S.2.mp4 of the sensor's second source
+  mqtt.spool               messages that wait for the broker (--mqtt)
 
 An image that cannot be used is reported on standard error, counted and skipped. Ctrl-C finishes what is under way.
 Exit codes: 0 done, at least one image was processed; 2 the input is wrong, or no image could be processed; 3 the device
@@ -55,6 +57,7 @@ class RunOptions:
     batch: int
     threads: int
     log_level: str
+    link: LinkOptions | None = None
 
 
 def parse_run(argv: list[str]) -> RunOptions:
@@ -87,6 +90,7 @@ def parse_run(argv: list[str]) -> RunOptions:
         batch=given.batch,
         threads=given.threads,
         log_level="ERROR" if given.quiet else "INFO" if given.verbose else "WARNING",
+        link=link_options(given),
     )
 
 
@@ -120,6 +124,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--engine", choices=ENGINE_CHOICES, default="auto", help="what runs the model (default: auto)")
     parser.add_argument("--batch", type=int, default=4, metavar="N", help="tiles a run of the model (default: 4)")
     parser.add_argument("--threads", type=int, default=0, metavar="N", help="CPU threads (default: 0, one a core)")
+    add_link_options(parser)
     loudness = parser.add_mutually_exclusive_group()
     loudness.add_argument("--quiet", action="store_true", help="errors only, no closing line")
     loudness.add_argument("--verbose", action="store_true", help="a line on standard error for every image")

@@ -40,7 +40,7 @@ def _run(argv: list[str]) -> int:
     pictures = [name for name, wanted in (("images", options.save_images), ("video", options.save_video)) if wanted]
     line = progress_line(options.log_level != "WARNING")
     with stopped_by_signals() as stop:
-        sinks = open_sinks(Path(options.out), detectors, (*options.formats, *pictures))
+        sinks = open_sinks(Path(options.out), detectors, (*options.formats, *pictures), options.link)
         summaries = run_sources(sources, detectors, sinks, stop.event, bool(pictures), line or (lambda job: None))
     if line is not None:
         line.clear()

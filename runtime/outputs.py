@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from babelrs.sensors import Sensor
 from runtime.sinks import Sink, make_folder
@@ -14,6 +15,9 @@ from runtime.sinks.geojson import GeoJsonSink
 from runtime.sinks.image import ImageSink
 from runtime.sinks.jsonl import JsonLinesSink
 from runtime.sinks.video import VideoSink
+
+if TYPE_CHECKING:
+    from runtime.links.options import LinkOptions
 
 SINKS: Mapping[str, tuple[str, Callable[[Path], Sink]]] = {
     "jsonl": ("detections.{}.jsonl", JsonLinesSink),
@@ -27,17 +31,27 @@ SINKS: Mapping[str, tuple[str, Callable[[Path], Sink]]] = {
 """Formats, what they are called in the output folder with the sensor's name, and what writes them."""
 
 
-def open_sinks(folder: Path, sensors: Iterable[Sensor], formats: Sequence[str]) -> dict[Sensor, list[Sink]]:
+def open_sinks(
+    folder: Path, sensors: Iterable[Sensor], formats: Sequence[str], link: LinkOptions | None = None
+) -> dict[Sensor, list[Sink]]:
     """Sinks of every sensor.
 
     Args:
         folder: Where they write; made where it is not there.
         sensors: Of the sources.
         formats: Keys of :data:`SINKS`.
+        link: Where results are sent too.
 
     Raises:
         BabelRSError: A file or folder cannot be written.
     """
     make_folder(folder)
     chosen = [SINKS[name] for name in formats]
-    return {sensor: [sink(folder / name.format(sensor.value)) for name, sink in chosen] for sensor in set(sensors)}
+    wanted = set(sensors)
+    sinks = {sensor: [sink(folder / name.format(sensor.value)) for name, sink in chosen] for sensor in wanted}
+    if link is not None:
+        from runtime.links.link import open_link_sinks
+
+        for sensor, sender in open_link_sinks(folder, wanted, link).items():
+            sinks[sensor].append(sender)
+    return sinks
