@@ -27,6 +27,8 @@ def packet_bytes(topic: str, payload: bytes) -> int:
 class Budget:
     """At most so many bytes in any minute, counted over a window that slides: no two bursts meet.
 
+    A message leaves at some time between being handed over and being answered; it is counted for a minute after that.
+
     Attributes:
         per_minute: Bytes; 0 is no limit.
         clock: Seconds that never jump.
@@ -36,14 +38,15 @@ class Budget:
     clock: Callable[[], float]
     _spent: deque[tuple[float, int]] = field(default_factory=deque)
     _sum: int = 0
+    _under_way: int = 0
 
     @property
     def last_minute(self) -> int:
-        """Bytes spent in the minute before now."""
+        """Bytes that may have gone in the minute before now."""
         begin = self.clock() - WINDOW_S
         while self._spent and self._spent[0][0] <= begin:
             self._sum -= self._spent.popleft()[1]
-        return self._sum
+        return self._sum + self._under_way
 
     def most(self, priority: int) -> int | None:
         """Bytes of the largest message of a priority that can ever go; ``None`` for any."""
@@ -54,8 +57,13 @@ class Budget:
         most = self.most(priority)
         return most is None or self.last_minute + num_bytes <= most
 
-    def spend(self, num_bytes: int) -> None:
-        """Count bytes that go now."""
+    def begin(self, num_bytes: int) -> None:
+        """Count bytes that go from now on."""
+        self._under_way += num_bytes
+
+    def end(self, num_bytes: int) -> None:
+        """They have gone."""
+        self._under_way -= num_bytes
         self._spent.append((self.clock(), num_bytes))
         self._sum += num_bytes
 

@@ -15,7 +15,7 @@ from runtime.links.compact import dictionary_id, encode_classes, encode_detectio
 from runtime.links.message import Encode, Message, MessageId, grouped, json_detections, json_thumbnail, pieces
 from runtime.links.options import LinkOptions
 from runtime.links.publisher import Publisher, classes_topic
-from runtime.links.session import connect, new_client
+from runtime.links.session import connect, new_client, opening_bytes
 from runtime.links.spool import Spool
 from runtime.links.thumbnail import thumbnail
 from runtime.links.value import THUMBNAIL, Valuer
@@ -61,7 +61,14 @@ class Link:
         self.spool = Spool(self._path, options.spool_mib << 20)
         client_id = f"babelrs-{self.spool.origin:08x}"
         budget = Budget(options.budget, time.monotonic)
-        self.publisher = Publisher(str(broker), broker.prefix, self.spool, budget, partial(connect, broker, client_id))
+        self.publisher = Publisher(
+            str(broker),
+            broker.prefix,
+            self.spool,
+            budget,
+            partial(connect, broker, client_id),
+            opening_bytes(broker, client_id),
+        )
         self._announced: set[int] = set()
         self._encoding = ENCODERS[options.encoding]
         self.publisher.start()

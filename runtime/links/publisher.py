@@ -14,7 +14,6 @@ from runtime.links.budget import Budget, Window, packet_bytes
 from runtime.links.message import Message
 from runtime.links.session import (
     CLASSES_TOPIC,
-    CONNECT_BYTES,
     OFFLINE,
     ONLINE,
     STATE_TOPIC,
@@ -61,6 +60,7 @@ class Publisher:
         spool: Where messages come from; they stay in it until the broker acknowledges them.
         budget: What may go out.
         connect: Opens a connection; raises :class:`LinkFault`.
+        opening_bytes: What that costs.
         clock: Tells the time and waits.
     """
 
@@ -71,10 +71,11 @@ class Publisher:
         spool: Spool,
         budget: Budget,
         connect: Callable[[], Session],
+        opening_bytes: int,
         clock: Clock | None = None,
     ) -> None:
         self._name, self._prefix, self._spool, self._budget, self._connect = name, prefix, spool, budget, connect
-        self._clock = clock or Clock()
+        self._clock, self._opening_bytes = clock or Clock(), opening_bytes
         self.sent: Counter[int] = Counter()
         self.failure: BaseException | None = None
         self._closing = threading.Event()
@@ -131,14 +132,13 @@ class Publisher:
 
     def _connection(self) -> None:
         """One connection, from opening it to its end."""
-        if not self._budget.allows(0, CONNECT_BYTES):
+        if not self._budget.allows(0, self._opening_bytes):
             return
         session: Session | None = None
         politely = False
         self._attempts += 1
         try:
-            self._budget.spend(CONNECT_BYTES)
-            session = self._connect()
+            session = self._open()
             self._greet()
             while not self._is_done():
                 self._step(session)
@@ -146,10 +146,19 @@ class Publisher:
         except LinkFault as fault:
             self._report(str(fault))
         finally:
+            for entry in self._under_way.values():
+                self._budget.end(entry.num_bytes)
             self._under_way.clear()
             self._spool.release()
             if session is not None:
                 session.close(politely)
+
+    def _open(self) -> Session:
+        self._budget.begin(self._opening_bytes)
+        try:
+            return self._connect()
+        finally:
+            self._budget.end(self._opening_bytes)
 
     def _greet(self) -> None:
         self._announced.clear()  # they are in the spool
@@ -169,7 +178,8 @@ class Publisher:
             self._control.append(self._announced.popleft())
         if self._clock.monotonic() >= self._status_due_s:
             self._status_due_s = self._clock.monotonic() + STATUS_S
-            self._control.append(Control(STATUS_TOPIC, status_payload(self.status())))
+            if not any(control.topic == STATUS_TOPIC for control in self._control):
+                self._control.append(Control(STATUS_TOPIC, status_payload(self.status())))
         while self._send_next(session):
             pass
         self._take(session.poll(_POLL_S))
@@ -177,6 +187,7 @@ class Publisher:
     def _take(self, answered: list[int]) -> None:
         entries = [self._under_way.pop(number) for number in answered if number in self._under_way]
         for entry in entries:
+            self._budget.end(entry.num_bytes)
             self._window.answered(self._clock.monotonic() - entry.since_s, entry.num_bytes)
         messages = [entry.message for entry in entries if entry.message is not None]
         if messages:
@@ -230,8 +241,12 @@ class Publisher:
 
     def _publish(self, session: Session, topic: str, payload: bytes, message: Message | None = None) -> None:
         size = packet_bytes(topic, payload)
-        self._budget.spend(size)
-        number = session.publish(topic, payload, retain=message is None)
+        self._budget.begin(size)
+        try:
+            number = session.publish(topic, payload, retain=message is None)
+        except LinkFault:
+            self._budget.end(size)
+            raise
         self._under_way[number] = UnderWay(message, size, self._clock.monotonic())
 
     def _say_goodbye(self, session: Session) -> bool:

@@ -19,8 +19,6 @@ KEEP_ALIVE_S = 30
 CONNECT_S = 10.0
 STATE_TOPIC, STATUS_TOPIC, CLASSES_TOPIC = "state", "status", "classes"
 ONLINE, OFFLINE = b"online", b"offline"
-CONNECT_BYTES = 320
-"""At most, of the packets that open a connection, prefix and credentials of usual length."""
 _MOST_UNDER_WAY = 1000
 
 
@@ -108,6 +106,14 @@ def connect(broker: Broker, client_id: str, with_will: bool = True) -> Session:
         session.close()
         raise
     return session
+
+
+def opening_bytes(broker: Broker, client_id: str) -> int:
+    """MQTT bytes of the CONNECT and CONNACK of :func:`connect`."""
+    will = f"{broker.prefix}/{STATE_TOPIC}".encode() + OFFLINE
+    texts = [client_id.encode(), will, (broker.user or "").encode(), (broker.password or "").encode()]
+    head, lengths, connack = 3 + 10, 5 * 2, 4
+    return head + lengths + sum(map(len, texts)) + connack
 
 
 def new_client(broker: Broker, client_id: str, is_clean: bool = True) -> Client:

@@ -144,11 +144,12 @@ class Spool:
     def _open(self) -> sqlite3.Connection:
         database = sqlite3.connect(self._path, timeout=0.5, isolation_level=None, check_same_thread=False)
         try:
+            database.execute("PRAGMA page_size = 1024")  # a message changes a few pages, which all go to flash
             database.execute("PRAGMA locking_mode = EXCLUSIVE")  # one run at a time
             database.execute("PRAGMA journal_mode = WAL")
             database.execute("PRAGMA synchronous = NORMAL")
             database.execute("PRAGMA journal_size_limit = 1048576")
-            database.execute("PRAGMA wal_autocheckpoint = 256")  # pages of 4 KiB
+            database.execute("PRAGMA wal_autocheckpoint = 1024")  # pages
             version = database.execute("PRAGMA user_version").fetchone()[0]
             if version not in (0, _SCHEMA_VERSION):
                 raise BabelRSError(f"{self._path}: a spool of version {version}.", "Move it away.")

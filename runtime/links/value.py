@@ -104,9 +104,9 @@ class PlacesSeen:
             at: The place, in reaches.
         """
         nearest = math.inf
+        _, _, column, row, layer = _cell(label, ground, at)
         for x, y, z in _NEIGHBOURS:
-            cell = _cell(label, ground, (at[0] + x, at[1] + y, at[2] + z))
-            if (seen := self._cells.get(cell)) is not None:
+            if (seen := self._cells.get((label, ground, column + x, row + y, layer + z))) is not None:
                 nearest = min(nearest, math.dist(seen, at))
         return nearest if nearest < 1 else math.inf
 
