@@ -1,10 +1,11 @@
 """``python -m benchmarks.links``: a broker that stops for two minutes, and a link of 1 kB/s.
 
-``babelrs-run`` takes simulated scenes, georeferenced, from a folder into which one comes every so often, and sends what
-it finds to a real Mosquitto. In the first run the broker is stopped and started again; in the others there is a thin
-link before it, and more is found than goes through. What arrives is held against the run's own JSON Lines: every
-detection must have arrived, or be among what the last status says waits or was dropped, and of the first priority none
-may be dropped. Writes a table, ``OUT.json`` and a plot ``OUT.png``; exit code 1 says that a promise was not kept.
+The demo model's detections in simulated, georeferenced scenes are written to the sink again and again, at a steady rate
+that does not depend on how fast this machine detects, and go to a real Mosquitto. In one run the broker is stopped and
+started again; in the others there is a thin link before it, and more is found than goes through. What arrives is held
+against what was written: every message must have arrived, wait in the spool, or be counted as dropped, and of the first
+priority none may be dropped. The runs go on side by side, each with a broker of its own. Writes a table, ``OUT.json``
+and a plot ``OUT.png``; exit code 1 says that a promise was not kept.
 """
 
 from __future__ import annotations
@@ -12,15 +13,14 @@ from __future__ import annotations
 import json
 import logging
 import os
-import shutil
-import signal
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 from collections import Counter
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -29,14 +29,24 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from babelrs.errors import EXIT_DONE, EXIT_LIMIT_MISSED, DeviceError, run_command
+from babelrs.bundle import open_bundle
+from babelrs.errors import EXIT_DONE, EXIT_LIMIT_MISSED, run_command
+from babelrs.sensors import Sensor
 from benchmarks.mosquitto import Mosquitto, ThinLink
-from runtime.links.link import SPOOL_NAME
-from runtime.links.options import Broker
+from benchmarks.pipeline_run import open_detector
+from runtime.cli import DEMO_BUNDLE
+from runtime.links.link import SPOOL_NAME, LinkSink, open_link_sinks
+from runtime.links.options import Broker, LinkOptions
 from runtime.links.receive import Inbox, receive
-from runtime.links.session import STATE_TOPIC, STATUS_TOPIC
+from runtime.links.session import STATUS_TOPIC
 from runtime.links.spool import Spool
 from runtime.links.value import THUMBNAIL
+from runtime.pipeline import FrameResult
+from runtime.rasters import open_raster
+from runtime.run import run_sources
+from runtime.sinks.jsonl import frame_record
+from runtime.sources.clock import utc_text
+from runtime.sources.files import FileSource, ImageFile
 from train.cli import load_config
 
 log = logging.getLogger("benchmarks.links")
@@ -47,7 +57,13 @@ WAL_BYTES = 2 << 20
 FILE_SHARE = 1.5
 """The file may be larger than what is counted by this factor: pages are not always full."""
 NEAR_PX = 0.07
-_STEP_S = 0.5
+_SETTLE_S = 3.0
+RUNS = (
+    ("broker stopped", False, "json"),
+    ("1 kB/s, JSON", True, "json"),
+    ("1 kB/s, compact", True, "compact"),
+)
+"""What each run is called, whether its link is thin, and the encoding."""
 
 
 class LinksConfig(BaseModel):
@@ -56,11 +72,11 @@ class LinksConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     scenes: int = Field(12, ge=1, description="simulated scenes, which come again and again")
-    interval_s: float = Field(0.5, gt=0, description="seconds from one scene to the next")
-    before_s: float = Field(30, ge=1, description="seconds before the broker is stopped")
+    interval_s: float = Field(0.25, gt=0, description="seconds from one image to the next")
+    before_s: float = Field(20, ge=1, description="seconds before the broker is stopped")
     down_s: float = Field(120, ge=1, description="seconds without a broker")
-    after_s: float = Field(60, ge=1, description="seconds after it is back")
-    thin_s: float = Field(240, ge=1, description="seconds of each run over the thin link")
+    after_s: float = Field(40, ge=1, description="seconds after it is back")
+    thin_s: float = Field(180, ge=1, description="seconds of each run over the thin link")
     thin_bytes_per_s: float = Field(1000, gt=0, description="of the thin link")
     budget: int = Field(30_000, ge=4096, description="bytes a minute over the thin link")
     thin_spool_mib: int = Field(1, ge=1, description="bound of the spool over the thin link")
@@ -74,19 +90,16 @@ class Ground:
     Attributes:
         arrivals: When each message came, seconds since 1970, with it.
         statuses: Every status.
-        offline: How often the sender was said to be offline.
     """
 
     arrivals: list[tuple[float, dict[str, Any]]] = field(default_factory=list)
     statuses: list[dict[str, Any]] = field(default_factory=list)
-    offline: int = 0
     inbox: Inbox = field(default_factory=Inbox)
 
     def take(self, topic: str, payload: bytes) -> None:
         """Take a message."""
         if topic == STATUS_TOPIC:
             self.statuses.append(json.loads(payload))
-        self.offline += topic == STATE_TOPIC and payload == b"offline"
         record = self.inbox.take(topic, payload)
         if record is not None:
             self.arrivals.append((time.time(), record))
@@ -94,56 +107,63 @@ class Ground:
 
 @dataclass
 class Flight:
-    """A run of ``babelrs-run`` that takes scenes from a folder, and what is seen of it.
+    """Writes results to a sink, and looks at the spool meanwhile.
 
     Attributes:
-        folder: For all its files.
+        folder: Where the spool lies.
+        results: What is written, again and again.
+        interval_s: From one to the next.
+        sink: Takes them.
+        written: Those that were written.
         sizes: Bytes of the spool's files over time, seconds since the start.
+        write_s: How long each took to be written.
     """
 
     folder: Path
-    scenes: list[Path]
+    results: list[FrameResult]
     interval_s: float
-    options: list[str]
+    sink: LinkSink
     begin: float = field(default_factory=time.time)
+    written: list[FrameResult] = field(default_factory=list)
     sizes: list[tuple[float, int]] = field(default_factory=list)
-    _process: subprocess.Popen[str] | None = None
-    _sent: int = 0
-
-    def start(self) -> None:
-        """Start it."""
-        (self.folder / "in").mkdir()
-        command = [sys.executable, "-m", "runtime.cli", "--source", f"ir=spool:{self.folder / 'in'}", "--threads", "1"]
-        command += ["--out", str(self.folder / "out"), *self.options]
-        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    write_s: list[float] = field(default_factory=list)
 
     def fly(self, seconds: float) -> None:
-        """Give it scenes for so long."""
+        """Write for so long."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
-            scene = self.scenes[self._sent % len(self.scenes)]
-            hidden = self.folder / "in" / f".{self._sent}.part"
-            shutil.copyfile(scene, hidden)
-            hidden.rename(self.folder / "in" / f"scene{self._sent:05d}.tif")
-            self._sent += 1
-            until = time.monotonic() + self.interval_s
-            while time.monotonic() < until:
-                spool = [self.folder / "out" / f"{SPOOL_NAME}{end}" for end in ("", "-wal")]
-                self.sizes.append((time.time() - self.begin, sum(one.stat().st_size for one in spool if one.is_file())))
-                time.sleep(min(_STEP_S, self.interval_s))
+            number = len(self.written)
+            again = self.results[number % len(self.results)]
+            self.written.append(replace(again, frame=number, time=utc_text(time.time())))
+            start = time.perf_counter()
+            self.sink.write(self.written[-1])
+            self.write_s.append(time.perf_counter() - start)
+            spool = [self.folder / f"{SPOOL_NAME}{suffix}" for suffix in ("", "-wal")]
+            self.sizes.append((time.time() - self.begin, sum(one.stat().st_size for one in spool if one.is_file())))
+            time.sleep(self.interval_s)
 
-    def land(self) -> str:
-        """End it as Ctrl-C does; what it said on standard error.
 
-        Raises:
-            DeviceError: It failed.
-        """
-        assert self._process is not None
-        self._process.send_signal(signal.SIGINT)
-        _, said = self._process.communicate(timeout=120)
-        if self._process.returncode != EXIT_DONE:
-            raise DeviceError(f"babelrs-run ended with {self._process.returncode}: {said}", "Mend it.")
-        return said
+class Collector:
+    """A sink that keeps what was found."""
+
+    def __init__(self) -> None:
+        self.results: list[FrameResult] = []
+
+    def write(self, result: FrameResult) -> None:
+        """Keep it."""
+        self.results.append(result)
+
+    def close(self) -> None:
+        """Nothing is left to do."""
+
+
+def detected(scenes: list[Path]) -> list[FrameResult]:
+    """What the demo model finds in infrared scenes."""
+    detector = open_detector(open_bundle(DEMO_BUNDLE), Sensor.IR, 1, 1)
+    collector = Collector()
+    source = FileSource("scenes", Sensor.IR, [ImageFile(scene, scene.stem) for scene in scenes], open_raster)
+    run_sources([source], {Sensor.IR: detector}, {Sensor.IR: [collector]})
+    return collector.results
 
 
 def simulated(folder: Path, count: int) -> list[Path]:
@@ -154,9 +174,9 @@ def simulated(folder: Path, count: int) -> list[Path]:
     return sorted(folder.glob("geotiff/ir/train/*.tif"))
 
 
-def fly(config: LinksConfig, scenes: list[Path], name: str, options: list[str], is_thin: bool) -> dict[str, Any]:
+def fly(config: LinksConfig, results: list[FrameResult], name: str, is_thin: bool, encoding: str) -> dict[str, Any]:
     """One run: over a thin link, or with a broker that is stopped."""
-    ground, landed = Ground(), threading.Event()
+    ground, landed, outage = Ground(), threading.Event(), [0.0, 0.0]
     with tempfile.TemporaryDirectory() as text:
         folder = Path(text)
         broker = Mosquitto(folder, persistent=True)
@@ -167,52 +187,48 @@ def fly(config: LinksConfig, scenes: list[Path], name: str, options: list[str], 
         )
         listener.start()
         link = ThinLink(broker.port, config.thin_bytes_per_s if is_thin else 1e8)
-        mqtt = ["--mqtt", f"mqtt://127.0.0.1:{link.port}/{PREFIX}", "--mqtt-thumbnails", "--mqtt-linger", "20"]
-        flight = Flight(folder, scenes, config.interval_s, [*mqtt, *options])
+        budget, spool_mib = (config.budget, config.thin_spool_mib) if is_thin else (0, 64)
+        options = LinkOptions(replace(address, port=link.port), budget, spool_mib, encoding, True, linger_s=15)
         offset = time.time() - time.monotonic()
-        outage: list[float] = []
-        flight.start()
+        sink = open_link_sinks(folder, {Sensor.IR}, options)[Sensor.IR]
+        flight = Flight(folder, results, config.interval_s, sink)
         if is_thin:
             flight.fly(config.thin_s)
         else:
             flight.fly(config.before_s)
             broker.stop()
             link.cut()
-            outage.append(time.time() - flight.begin)
+            outage[0] = time.time() - flight.begin
             flight.fly(config.down_s)
             broker.start()
-            outage.append(time.time() - flight.begin)
+            outage[1] = time.time() - flight.begin
             flight.fly(config.after_s)
-        said = flight.land()
-        time.sleep(3)
+        sink.close()
+        time.sleep(_SETTLE_S)
         landed.set()
         listener.join()
         link.close()
         broker.stop()
-        lines = (folder / "out" / "detections.ir.jsonl").read_text().splitlines()
-        spool = Spool(folder / "out" / SPOOL_NAME, 1 << 40)
+        spool = Spool(folder / SPOOL_NAME, 1 << 40)
         waiting = dict(spool.waiting())
         spool.close()
     up = [(at + offset - flight.begin, count) for at, count in link.up]
-    result = judged(ground, [json.loads(line) for line in lines], waiting)
-    result |= {
-        "name": name,
-        "said": [one for one in said.splitlines() if "127.0.0.1" not in one],
-        "outage_s": outage,
-        "begin": flight.begin,
-    }
-    result |= {"most_bytes_in_a_minute": most_in_a_minute(up), "budget": config.budget if is_thin else 0}
+    result = judged(ground, sink.status(), [frame_record(one) for one in flight.written], waiting)
+    result |= {"name": name, "outage_s": [] if is_thin else outage, "begin": flight.begin}
+    result |= {"most_bytes_in_a_minute": most_in_a_minute(up), "budget": budget}
+    result |= {"write_ms": _percentiles([1e3 * seconds for seconds in flight.write_s])}
     result |= {"spool_file_bytes": max(size for _, size in flight.sizes), "sizes": flight.sizes, "up": up}
     result |= {"arrived": [(at - flight.begin, *_worth(record)) for at, record in ground.arrivals]}
     log.info("%s: %s", name, result["by_priority"])
     return result
 
 
-def judged(ground: Ground, lines: list[dict[str, Any]], waiting: dict[int, int]) -> dict[str, Any]:
-    """Holds what arrived against what was found."""
+def judged(
+    ground: Ground, last: dict[str, Any], lines: list[dict[str, Any]], waiting: dict[int, int]
+) -> dict[str, Any]:
+    """Holds what arrived against what was written and what the link says at its end."""
     found, arrived = _centres(lines), _centres([record for _, record in ground.arrivals if "frame" in record])
     received = Counter(_worth(record)[0] for _, record in ground.arrivals)
-    last = ground.statuses[-1]
     delays: dict[int, list[float]] = {}
     for at, record in ground.arrivals:
         if "time" in record:
@@ -228,6 +244,7 @@ def judged(ground: Ground, lines: list[dict[str, Any]], waiting: dict[int, int])
     }
     return {
         "images": len(lines),
+        "messages": last["messages"],
         "detections_found": sum(map(len, found.values())),
         "detections_arrived": sum(_num_near(centres, arrived.get(number, [])) for number, centres in found.items()),
         "doubles": ground.inbox.num_doubles,
@@ -281,6 +298,11 @@ def missed_promises(config: LinksConfig, runs: list[dict[str, Any]]) -> list[str
     for run in runs:
         name, first = run["name"], run["by_priority"]["0"]
         everything = run["detections_arrived"] == run["detections_found"]
+        told = {int(priority): count for priority, count in run["last_status"]["sent"].items()}
+        kept = sum(row["waiting"] + row["dropped"] for row in run["by_priority"].values())
+        if sum(told.values()) + kept != run["messages"]:
+            sent = sum(told.values())
+            missed.append(f"{name}: {run['messages']} messages were made, {sent} sent, {kept} kept or dropped")
         if first["dropped"]:
             missed.append(f"{name}: {first['dropped']} messages of the first priority were dropped")
         if run["last_status"]["acknowledged_but_not_received"] or run["unreadable"]:
@@ -328,7 +350,8 @@ def plot(runs: list[dict[str, Any]], path: Path) -> None:
             made = [(at, at + run["begin"] - when) for at, own, when in run["arrived"] if own == priority and when]
             if made:
                 late.plot(*zip(*made, strict=True), ".", color=colours[priority], markersize=3, label=f"{priority}")
-        late.set(title=run["name"], ylabel="seconds from image to ground", yscale="symlog")
+        late.set(title=run["name"], ylabel="seconds from sink to ground", yscale="symlog")
+        late.set_ylim(0, None)
         late.legend(title="priority", fontsize=7)
         at, counts = np.array([one for one, _ in run["up"]]), np.array([count for _, count in run["up"]])
         total = np.concatenate([[0], np.cumsum(counts)])
@@ -336,6 +359,7 @@ def plot(runs: list[dict[str, Any]], path: Path) -> None:
         minute.set(ylabel="kB sent in the minute before", ylim=(0, None))
         if run["budget"]:
             minute.axhline(run["budget"] / 1e3, color="tab:red", linewidth=0.8)
+            minute.set_ylim(0, 1.1 * run["budget"] / 1e3)
         size.plot([one for one, _ in run["sizes"]], [count / 2**20 for _, count in run["sizes"]])
         size.set(ylabel="spool and its log, MiB", xlabel="seconds", ylim=(0, None))
         for axes in grid[:, column]:
@@ -352,14 +376,11 @@ def main(arguments: list[str]) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     log.setLevel(logging.INFO)
     config = load_config(LinksConfig, arguments)
-    budget = ["--mqtt-budget", str(config.budget), "--mqtt-spool-mib", str(config.thin_spool_mib)]
     with tempfile.TemporaryDirectory() as folder:
-        scenes = simulated(Path(folder) / "scenes", config.scenes)
-        runs = [
-            fly(config, scenes, "broker stopped", [], False),
-            fly(config, scenes, "thin, JSON", budget, True),
-            fly(config, scenes, "thin, compact", [*budget, "--mqtt-encoding", "compact"], True),
-        ]
+        results = detected(simulated(Path(folder) / "scenes", config.scenes))
+    with ThreadPoolExecutor() as pool:
+        under_way = [pool.submit(fly, config, results, *run) for run in RUNS]
+        runs = [one.result() for one in under_way]
     missed = missed_promises(config, runs)
     drawn_only = ("sizes", "up", "arrived", "begin")
     result = {

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from babelrs.sensors import Sensor
 from runtime.links.budget import Budget
@@ -70,6 +71,8 @@ class Link:
             opening_bytes(broker, client_id),
         )
         self._announced: set[int] = set()
+        self._num_messages = 0
+        self._last: dict[str, Any] = {}
         self._encoding = ENCODERS[options.encoding]
         self.publisher.start()
 
@@ -92,14 +95,23 @@ class Link:
                 if self._options.thumbnails and part.priority < PICTURED:
                     messages += self._pictured(result, part.indices[0], identity, value)
         if messages:
+            self._num_messages += len(messages)
             self._say(self.spool.add(messages))
+
+    def status(self) -> dict[str, Any]:
+        """What the publisher's status says, and how many messages were made; after the end, what it was then."""
+        if self._num_open:
+            self._last = {**self.publisher.status(), "messages": self._num_messages}
+        return self._last
 
     def sink_closed(self) -> None:
         """A sink takes no more; with the last, the link ends."""
-        self._num_open -= 1
-        if self._num_open:
+        if self._num_open > 1:
+            self._num_open -= 1
             return
         self.publisher.close(self._options.linger_s)
+        self.status()
+        self._num_open = 0
         left = sum(self.spool.waiting().values())
         self.spool.close()
         if left:
@@ -148,6 +160,10 @@ class LinkSink:
     def write(self, result: FrameResult) -> None:
         """See :meth:`Link.send`."""
         self._link.send(result, self._valuer)
+
+    def status(self) -> dict[str, Any]:
+        """See :meth:`Link.status`."""
+        return self._link.status()
 
     def close(self) -> None:
         """See :meth:`Link.sink_closed`."""
