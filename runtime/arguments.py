@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from babelrs.errors import BabelRSError
 from babelrs.sensors import Sensor
+from runtime.links.options import LinkOptions, add_link_options, link_options
 
 FORMATS = ("jsonl", "geojson", "dota", "coco", "csv")
 ENGINE_CHOICES = ("auto", "onnxruntime", "tensorrt")
@@ -38,6 +39,7 @@ Written to --out, with the sensor's name for S:
   images.S/IMAGE.jpg       annotated images (--save-images)
   health.json              how the run fares (--health-interval)
   video.S.mp4              annotated images as a video (--save-video); video.S.2.mp4 of the sensor's second source
+  mqtt.spool               messages that wait for the broker (--mqtt)
   run.journal              what is done, for --resume: after a crash or a loss of power, the same command with
                            --resume goes on so that every image is once in every output
 
@@ -85,6 +87,7 @@ class RunOptions:
     log_level: str
     attention: Attention
     check_interval_s: float
+    link: LinkOptions | None = None
 
 
 def parse_run(argv: list[str]) -> RunOptions:
@@ -124,6 +127,7 @@ def parse_run(argv: list[str]) -> RunOptions:
         log_level="ERROR" if given.quiet else "INFO" if given.verbose else "WARNING",
         attention=_attention(given),
         check_interval_s=given.check_interval,
+        link=link_options(given),
     )
 
 
@@ -198,6 +202,7 @@ def _parser() -> argparse.ArgumentParser:
         "--check-interval", type=float, default=10.0, metavar="S",
         help="seconds of a CRC pass over the weights in memory; 0: none (default: 10)",
     )  # fmt: skip
+    add_link_options(parser)
     loudness = parser.add_mutually_exclusive_group()
     loudness.add_argument("--quiet", action="store_true", help="errors only, no closing line")
     loudness.add_argument("--verbose", action="store_true", help="a line on standard error for every image")

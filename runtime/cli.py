@@ -57,7 +57,7 @@ def _run(argv: list[str]) -> int:
         closing(open_recorder(folder, settings, options.resume)) as recorder,
         attendance.during(stop.event) as monitor,
     ):
-        sinks = open_sinks(folder, detectors, formats, recorder.standing.marks)
+        sinks = open_sinks(folder, detectors, formats, recorder.standing.marks, options.link)
         sources = recorder.resumed(sources)
         summaries = run_sources(sources, detectors, sinks, stop.event, bool(pictures), progress, recorder, monitor)
     if line is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from babelrs.sensors import Sensor
 from runtime.sinks import Sink, make_folder
@@ -15,6 +16,9 @@ from runtime.sinks.image import ImageSink
 from runtime.sinks.jsonl import JsonLinesSink
 from runtime.sinks.resumable import Mark
 from runtime.sinks.video import VideoSink
+
+if TYPE_CHECKING:
+    from runtime.links.options import LinkOptions
 
 SINKS: Mapping[str, tuple[str, Callable[[Path, Mark | None], Sink]]] = {
     "jsonl": ("detections.{}.jsonl", JsonLinesSink),
@@ -29,7 +33,11 @@ SINKS: Mapping[str, tuple[str, Callable[[Path, Mark | None], Sink]]] = {
 
 
 def open_sinks(
-    folder: Path, sensors: Iterable[Sensor], formats: Sequence[str], marks: Mapping[str, Sequence[Mark]] | None = None
+    folder: Path,
+    sensors: Iterable[Sensor],
+    formats: Sequence[str],
+    marks: Mapping[str, Sequence[Mark]] | None = None,
+    link: LinkOptions | None = None,
 ) -> dict[Sensor, list[Sink]]:
     """Sinks of every sensor.
 
@@ -38,12 +46,20 @@ def open_sinks(
         sensors: Of the sources.
         formats: Keys of :data:`SINKS`.
         marks: Where an earlier run's sinks stand that are to go on, by sensor and in the order of ``formats``.
+        link: Where results are sent too.
 
     Raises:
         BabelRSError: A file or folder cannot be written, or is not as the earlier run left it.
     """
     make_folder(folder)
-    return {sensor: _sinks_of(folder, sensor, formats, (marks or {}).get(sensor.value)) for sensor in set(sensors)}
+    wanted = set(sensors)
+    sinks = {sensor: _sinks_of(folder, sensor, formats, (marks or {}).get(sensor.value)) for sensor in wanted}
+    if link is not None:
+        from runtime.links.link import open_link_sinks
+
+        for sensor, sender in open_link_sinks(folder, wanted, link).items():
+            sinks[sensor].append(sender)
+    return sinks
 
 
 def _sinks_of(folder: Path, sensor: Sensor, formats: Sequence[str], marks: Sequence[Mark] | None) -> list[Sink]:
