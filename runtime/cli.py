@@ -16,7 +16,7 @@ from runtime.arguments import RunOptions, parse_run
 if TYPE_CHECKING:
     from babelrs.bundle import Bundle
     from babelrs.sensors import Sensor
-    from runtime.degrading.degrader import Degrader
+    from runtime.health.attendance import Attendance
     from runtime.pipeline import Detector
     from runtime.sources import Source
     from runtime.summary import Summary
@@ -35,7 +35,7 @@ def _run(argv: list[str]) -> int:
     # Heavy imports wait until the arguments are known to be right.
     from runtime.health.attendance import Attendance
     from runtime.locking import locked
-    from runtime.outputs import open_sinks
+    from runtime.outputs import link_status, open_sinks
     from runtime.progress import progress_line
     from runtime.recorder import open_recorder
     from runtime.run import run_sources
@@ -46,7 +46,7 @@ def _run(argv: list[str]) -> int:
     sources = _open_sources(named)
     bundle, folder = _open_verified(options.bundle, options.require_signature), Path(options.out)
     attendance = Attendance(options.attention, sources, folder, options.log_level == "ERROR")
-    detectors = _open_detectors(options, bundle, {source.sensor for source in sources}, attendance.degrader)
+    detectors = _open_detectors(options, bundle, {source.sensor for source in sources}, attendance)
     pictures = [name for name, wanted in (("images", options.save_images), ("video", options.save_video)) if wanted]
     line = progress_line(options.log_level != "WARNING")
     formats, progress = (*options.formats, *pictures), line or (lambda job: None)
@@ -58,6 +58,8 @@ def _run(argv: list[str]) -> int:
         attendance.during(stop.event) as monitor,
     ):
         sinks = open_sinks(folder, detectors, formats, recorder.standing.marks, options.link)
+        if options.link is not None:
+            monitor.also("link", link_status(sinks))
         sources = recorder.resumed(sources)
         summaries = run_sources(sources, detectors, sinks, stop.event, bool(pictures), progress, recorder, monitor)
     if line is not None:
@@ -98,22 +100,24 @@ def _open_sources(named: Sequence[tuple[Sensor, str]]) -> list[Source]:
 
 
 def _open_detectors(
-    options: RunOptions, bundle: Bundle, sensors: set[Sensor], degrader: Degrader | None = None
+    options: RunOptions, bundle: Bundle, sensors: set[Sensor], attendance: Attendance
 ) -> dict[Sensor, Detector]:
     from runtime.degrading.fallback import FallbackEngine
     from runtime.engines import Engine
     from runtime.integrity.opening import open_guarded
     from runtime.pipeline import Detector
 
-    detectors = {}
+    detectors, counters = {}, {}
     for sensor in sorted(sensors):
         entry = bundle.manifest.entry(sensor)
         opening = partial(open_guarded, bundle, sensor, options.engine, options.threads, options.check_interval_s)
-        engine: Engine = opening()
-        if degrader is not None:
-            engine = FallbackEngine(engine, partial(opening, on_cpu=True), degrader)
+        engine: Engine = (guarded := opening())
+        counters[sensor.value] = guarded.counters
+        if attendance.degrader is not None:
+            engine = FallbackEngine(engine, partial(opening, on_cpu=True), attendance.degrader)
         score = entry.score_threshold if options.score is None else options.score
         detectors[sensor] = Detector(engine, entry, sensor, score, options.batch)
+    attendance.monitor.also("integrity", lambda: {name: vars(each) for name, each in counters.items()})
     return detectors
 
 

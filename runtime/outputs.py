@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from babelrs.sensors import Sensor
 from runtime.sinks import Sink, make_folder
@@ -66,3 +66,16 @@ def _sinks_of(folder: Path, sensor: Sensor, formats: Sequence[str], marks: Seque
     places = [None] * len(formats) if marks is None else marks
     chosen = zip((SINKS[name] for name in formats), places, strict=False)  # links behind the files may have marks, too
     return [sink(folder / name.format(sensor.value), mark) for (name, sink), mark in chosen]
+
+
+def link_status(sinks: Mapping[Sensor, Sequence[Sink]]) -> Callable[[], dict[str, Any]]:
+    """What asks the link of these sinks how it fares."""
+    return next(sink.status for group in sinks.values() for sink in group if isinstance(sink, Reporting))
+
+
+@runtime_checkable
+class Reporting(Protocol):
+    """A sink that tells how it fares."""
+
+    def status(self) -> dict[str, Any]:
+        """JSON values; from any thread."""

@@ -54,12 +54,15 @@ class Raster(Protocol):
         """Let go of the file; called once."""
 
 
-@dataclass(frozen=True)
+_CLOSED = Frame(np.empty((0, 0), np.uint8))
+
+
+@dataclass
 class FrameRaster:
     """A frame that is in memory already.
 
     Attributes:
-        frame: Raw counts.
+        frame: Raw counts; without pixels once it is closed.
         geo: Where its pixels lie.
     """
 
@@ -93,7 +96,8 @@ class FrameRaster:
         return self._of(np.s_[::step, ::step])
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Let go of the pixels: whoever still holds the raster holds no memory with it."""
+        self.frame = _CLOSED
 
     def _of(self, part: tuple[slice, slice]) -> Frame:
         frame = self.frame

@@ -10,34 +10,26 @@ import itertools
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from functools import partial
-from typing import TypeVar
 
 from babelrs.images import quiet_opencv
 from babelrs.sensors import Sensor
 from runtime.health.metrics import Metrics
 from runtime.health.monitor import Monitor
-from runtime.health.pulses import beat
-from runtime.lanes import Abandoned, Lanes
+from runtime.lanes import Lanes
 from runtime.pipeline import Detector
 from runtime.recorder import Recorder
 from runtime.sinks import Sink
-from runtime.sources import Capture, Source
-from runtime.stages import Failed, Found, Job, Taken, finished, inferred, prepared
+from runtime.sources import Source
+from runtime.stages import Failed, Found, Job, finished, inferred, prepared
 from runtime.standing import Ended
 from runtime.summary import Summary
+from runtime.threads import Threads
 
-UNDER_WAY = {True: 2, False: 4}
-"""Images that a source may have under way: of a live one the engine's and the next, of files a few more."""
 SAID = 10
 """Unusable images of one cause and source that are named; of more, ever fewer: a camera may send nothing else."""
-BETWEEN = 2
-"""Items that wait between two stages."""
 _LOGGER = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 
 def run_sources(
@@ -80,23 +72,12 @@ def run_sources(
             stack.callback(sink.close)
         for source in sources:
             stack.callback(source.close)
-        threads = _Threads(stack, stop, monitor)
+        threads = Threads(stack, stop, monitor)
         numbers = {s: itertools.count() if recorder is None else recorder.numbers(s) for s in detectors}
         if recorder is not None:
             stack.callback(recorder.close)
             recorder.begin(sinks)
-        taken = [threads.reading(sources, lane) for lane in range(len(sources))]
-        work = threads.between(
-            "preparing",
-            [
-                prepared(lanes, detectors[source.sensor], numbers[source.sensor], monitor.shaped)
-                for lanes, source in zip(taken, sources, strict=True)
-            ],
-        )
-        outputs = threads.between("inferring", [inferred(work)])
-        found = threads.between("finishing", [finished(outputs, with_pictures, progress)])
-        monitor.begin(sources, {"taken": taken, "prepared": [work], "inferred": [outputs], "finished": [found]})
-        for one in found:
+        for one in _started(threads, sources, detectors, numbers, monitor, with_pictures, progress):
             _write(one, sinks, summaries[one.taken.origin], monitor.metrics)
             if recorder is not None:  # the last of all, so that what it says is true
                 recorder.ended(_ended(one))
@@ -106,6 +87,28 @@ def run_sources(
     for summary, source in zip(summaries, sources, strict=True):
         summary.num_dropped, summary.elapsed_s = source.dropped, time.perf_counter() - start
     return summaries
+
+
+def _started(
+    threads: Threads,
+    sources: Sequence[Source],
+    detectors: Mapping[Sensor, Detector],
+    numbers: Mapping[Sensor, Iterator[int]],
+    monitor: Monitor,
+    with_pictures: bool,
+    progress: Callable[[Job], None],
+) -> Lanes[Found | Failed]:
+    """Start every source and stage; what comes out of the last."""
+    taken = [threads.reading(sources, place) for place in range(len(sources))]
+    preparing = [
+        prepared(lanes, detectors[source.sensor], numbers[source.sensor], monitor.shaped)
+        for lanes, source in zip(taken, sources, strict=True)
+    ]
+    work = threads.between("preparing", preparing)
+    outputs = threads.between("inferring", [inferred(work)])
+    found = threads.between("finishing", [finished(outputs, with_pictures, progress)])
+    monitor.begin(sources, {"taken": taken, "prepared": [work], "inferred": [outputs], "finished": [found]})
+    return found
 
 
 def _write(one: Found | Failed, sinks: Mapping[Sensor, Sequence[Sink]], summary: Summary, metrics: Metrics) -> None:
@@ -128,93 +131,3 @@ def _ended(one: Found | Failed) -> Ended:
     taken, item = one.taken, one.taken.item
     number, is_used = (one.number, False) if isinstance(one, Failed) else (one.result.frame, True)
     return Ended(taken.origin, taken.sensor.value, number, item.sequence, item.key, item.stem, is_used)
-
-
-class _Threads:
-    """The threads of a run; at its end, however it comes, none is left.
-
-    Args:
-        stack: Ends them, all at once: one that waits for another's items must not be waited for first.
-        stop: Set at the end.
-        monitor: Where every thread answers.
-    """
-
-    def __init__(self, stack: ExitStack, stop: threading.Event, monitor: Monitor) -> None:
-        self._stop, self._monitor = stop, monitor
-        self._threads: list[threading.Thread] = []
-        self._ends: list[Callable[[], None]] = []
-        stack.callback(self._end)
-
-    def _end(self) -> None:
-        self._stop.set()
-        for abandon in self._ends:
-            abandon()
-        for thread in self._threads:
-            thread.join()
-
-    def between(self, name: str, streams: Iterable[Iterable[T]]) -> Lanes[T]:
-        """Run generators in a thread each; what they give is taken in turns, so that none starves."""
-        running = list(streams)
-        lanes: Lanes[T] = Lanes(len(running), BETWEEN)
-        for lane, items in enumerate(running):
-            self._start(name, partial(_put_all, items, lanes, lane), lanes, lane)
-        return lanes
-
-    def reading(self, sources: Sequence[Source], place: int) -> Lanes[Taken]:
-        """Run one of the sources in a thread."""
-        lanes: Lanes[Taken] = Lanes(1, max(UNDER_WAY.values()))
-        self._start(f"reading {sources[place].name}", partial(self._read, sources, place, lanes), lanes, 0)
-        return lanes
-
-    def _read(self, sources: Sequence[Source], place: int, lanes: Lanes[Taken]) -> None:
-        source, is_alone = sources[place], len(sources) == 1
-        stream = sum(other.sensor == source.sensor for other in sources[:place])
-        free = threading.Semaphore(UNDER_WAY[source.live])
-        captures = iter(source.captures(self._stop))
-        pacing = self._monitor.pacing()
-        while _acquired(free, self._stop):
-            try:
-                item = next(captures, None)
-            except Exception as error:
-                if not is_alone:  # the others go on, maybe for days, and only then is it raised
-                    _LOGGER.error("%s gives no more images: %s", source.name, error)
-                raise
-            if item is None:
-                return
-            if source.live and isinstance(item, Capture) and not pacing.wants(item.sequence):
-                item.raster.close()
-                free.release()
-                continue
-            release = pacing.taken(item.sequence, self._monitor.metrics.begun(free.release))
-            lanes.put(Taken(item, source.sensor, place, stream, time.perf_counter(), release))
-
-    def _start(self, name: str, work: Callable[[], None], lanes: Lanes[T], lane: int) -> None:
-        def guarded() -> None:
-            error = None
-            try:
-                with self._monitor.pulses.own(name):
-                    work()
-            except Abandoned:
-                pass
-            except BaseException as raised:  # carried to where the lane is read, maybe long after
-                error = raised
-            lanes.close(lane, error)
-
-        self._ends.append(lanes.abandon)
-        thread = threading.Thread(target=guarded, daemon=True)
-        thread.start()
-        self._threads.append(thread)
-
-
-def _put_all(items: Iterable[T], lanes: Lanes[T], lane: int) -> None:
-    for item in items:
-        lanes.put(item, lane)
-
-
-def _acquired(free: threading.Semaphore, stop: threading.Event) -> bool:
-    """Wait until the source may give another image; False once the run is to stop."""
-    while not stop.is_set():
-        beat()
-        if free.acquire(timeout=0.05):
-            return True
-    return False

@@ -90,6 +90,20 @@ def _throttled(report: Report) -> Samples:
         yield {}, len(report["device"].get("throttled", ()))
 
 
+def _integrity(report: Report) -> Samples:
+    for sensor, counts in report.get("integrity", {}).items():
+        for what, count in counts.items():
+            yield {"sensor": sensor, "what": what}, count
+
+
+def _link(field: str) -> Callable[[Report], Samples]:
+    def samples(report: Report) -> Samples:
+        for priority, count in report.get("link", {}).get(field, {}).items():
+            yield {"priority": priority}, count
+
+    return samples
+
+
 def _level(report: Report) -> Samples:
     if "degrading" in report:
         yield {"level": report["degrading"]["level"]}, 1
@@ -122,6 +136,10 @@ FAMILIES: tuple[tuple[str, str, str, Callable[[Report], Samples]], ...] = (
     ("memory_available_bytes", "gauge", "What programs may still take.", _one("device", "memory_available_bytes")),
     ("level", "gauge", "The level of degrading that holds.", _level),
     ("level_changes_total", "counter", "Changes of that level.", _one("degrading", "changes")),
+    ("integrity_total", "counter", "What the checks of engines did, by sensor.", _integrity),
+    ("link_spooled", "gauge", "Messages that wait for the broker, by priority.", _link("spooled")),
+    ("link_sent_total", "counter", "Messages that the broker acknowledged.", _link("sent")),
+    ("link_dropped_total", "counter", "Messages that the spool had no room for.", _link("dropped")),
     ("engine_faults", "gauge", "Engine faults that still count.", _one("degrading", "faults")),
 )
 """Names without ``babelrs_``, kinds, what they mean, and where a report has them."""

@@ -57,6 +57,7 @@ class Monitor:
         self._sources: Sequence[Source] = ()
         self._queues: Mapping[str, Sequence[Queue]] = {}
         self._pacings: list[Pacing] = []
+        self._more: dict[str, Callable[[], Any]] = {}
         self._lock = threading.Lock()
         self._state = "starting"
 
@@ -68,6 +69,15 @@ class Monitor:
     def begin(self, sources: Sequence[Source], queues: Mapping[str, Sequence[Queue]]) -> None:
         """The stages are there, with what waits between them."""
         self._sources, self._queues, self._state = sources, queues, "running"
+
+    def also(self, name: str, ask: Callable[[], Any]) -> None:
+        """Report one thing more.
+
+        Args:
+            name: Its key in the report.
+            ask: Gives JSON values, from any thread.
+        """
+        self._more[name] = ask
 
     def end(self) -> None:
         """The run is over."""
@@ -110,6 +120,7 @@ class Monitor:
             "queues": {name: [sum(each.depths) for each in lanes] for name, lanes in self._queues.items()},
             "sources": [_source_report(source) for source in self._sources],
             "process": read_process(),
+            **{name: ask() for name, ask in self._more.items()},
         }
         if self.degrader is not None:
             standing = self.degrader.standing

@@ -11,6 +11,9 @@ from runtime.engines import Outputs
 REACH = 4
 """Long sides of the input that a box's centre may lie outside it; a side may be twice as long. Boxes of objects that a
 tile cuts do reach outside; a head's distances are bounded by its coarsest stride, far below this."""
+SLACK = 1e-3
+"""How much a score may be above the one before: logits are ordered, and an engine's sigmoid need not be monotonic to
+the last bit, of float16 less so."""
 MOST_ANGLE_RAD = 2 * np.pi
 FEWEST_ALIKE = 3
 """Outputs in a row, of different inputs, that are bit for bit the same before the engine is suspected."""
@@ -38,7 +41,7 @@ def output_fault(outputs: Outputs, entry: SensorEntry, num_images: int) -> str:
 def _score_fault(scores: npt.NDArray[np.float32]) -> str:
     if scores.size and not (scores.min() >= 0 and scores.max() <= 1):
         return f"scores span {scores.min():.3g} to {scores.max():.3g}, where 0 to 1 belong"
-    return "scores do not descend" if (scores[:, 1:] > scores[:, :-1]).any() else ""
+    return "scores do not descend" if (scores[:, 1:] > scores[:, :-1] + SLACK).any() else ""
 
 
 def _label_fault(labels: npt.NDArray[np.int32], num_classes: int) -> str:

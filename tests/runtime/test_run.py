@@ -19,10 +19,12 @@ import pytest
 from babelrs.errors import BabelRSError, DeviceError
 from babelrs.images import Frame, ImageError
 from babelrs.sensors import Sensor
+from runtime import threads
 from runtime.pipeline import Detector, FrameResult, Stopwatch
 from runtime.raster import FrameRaster
-from runtime.run import UNDER_WAY, run_sources
+from runtime.run import run_sources
 from runtime.sources import Capture, Unusable
+from runtime.threads import UNDER_WAY
 from tests.runtime.brightest import BrightestPixel, dot_entry
 from tests.runtime.dots import dots_image, write_dots
 
@@ -75,7 +77,8 @@ class TrackedRaster(FrameRaster):
 
     def close(self) -> None:
         assert not self.is_closed, "closed twice"
-        object.__setattr__(self, "is_closed", True)
+        self.is_closed = True
+        super().close()
 
 
 @dataclass
@@ -151,6 +154,20 @@ def test_no_source_runs_further_ahead_than_it_may(live: bool) -> None:
 
     run_sources([source], {Sensor.IR: detector()}, {Sensor.IR: [ListSink(look)]}, stop)
     assert max(ahead) <= UNDER_WAY[live]
+
+
+def test_a_large_image_is_under_way_alone_and_gives_its_memory_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else four images of half a gigabyte would be held at once."""
+    monkeypatch.setattr(threads, "LARGE_BYTES", 1)
+    source, ahead, held = ListedSource(frames(8)), [], []
+
+    def look(results: list[FrameResult]) -> None:
+        time.sleep(0.02)  # time enough for the source to read on
+        ahead.append(source.given - len(results) + 1)
+        held.append(sum(raster.frame.pixels.size > 0 for raster in source.rasters))
+
+    (summary,) = run_sources([source], {Sensor.IR: detector()}, {Sensor.IR: [ListSink(look)]})
+    assert summary.num_images == 8 and set(ahead) == {1} and set(held) == {0}
 
 
 def test_two_sensors_share_the_engines_and_neither_starves() -> None:

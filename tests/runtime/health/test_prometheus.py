@@ -53,6 +53,8 @@ def full_monitor(root: Path) -> Monitor:
     monitor.begin(sources, {})
     monitor.metrics.add(dict.fromkeys(STAGES, 2.0), 8.0, 3)
     monitor.metrics.skip(NASTY)
+    monitor.also("integrity", lambda: {"ir": vars(Counters(passes=7, mismatches=1))})
+    monitor.also("link", lambda: {"spooled": {"0": 2}, "sent": {"0": 5, "1": 6}, "dropped": {"thumbnail": 1}})
     return monitor
 
 
@@ -63,6 +65,8 @@ def test_the_text_is_what_prometheus_reads_with_every_family_and_its_values(tmp_
     names = {name for name, _ in samples}
     queues = {"babelrs_queue_depth", "babelrs_source_frame_age_seconds"}  # nothing waits, no frame came
     assert {f"babelrs_{family[0]}" for family in FAMILIES} - names <= queues
+    assert samples["babelrs_integrity_total", (("sensor", "ir"), ("what", "passes"))] == 7
+    assert samples["babelrs_link_sent_total", (("priority", "1"),)] == 6
     assert samples["babelrs_skipped_total", (("cause", NASTY),)] == 1
     assert samples["babelrs_latency_seconds", (("quantile", "0.9"), ("stage", "total"))] == 0.008
     assert samples["babelrs_temperature_celsius", (("zone", "tj-thermal"),)] == 48.312
