@@ -83,6 +83,7 @@ class Trials:
             self.differences.update({fault: getattr(found, fault) for fault in FAULTS})
             if found.is_reordered or any(getattr(found, fault) for fault in FAULTS):
                 sys.stdout.write(f"{name}: {found}\n")
+                sys.stdout.flush()  # the whole takes long: nobody should have to wait for its end to see this
             self.differences["reordered"] += found.is_reordered
 
     def moment(self) -> tuple[float, bool]:
