@@ -24,6 +24,7 @@ from runtime.health.exposition import CONTENT_TYPE, FAMILIES, exposition  # noqa
 from runtime.health.monitor import Monitor  # noqa: E402
 from runtime.health.prometheus import AT_ONCE, HealthServer  # noqa: E402
 from runtime.health.sampler import Sampler  # noqa: E402
+from runtime.integrity.counters import Counters  # noqa: E402
 from runtime.sources.live import Stream, StreamFault  # noqa: E402
 from runtime.sources.supervised import SupervisedSource  # noqa: E402
 from runtime.stopwatch import STAGES  # noqa: E402
