@@ -7,6 +7,7 @@ import logging
 import threading
 import weakref
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -85,6 +86,29 @@ def test_pauses_grow_to_a_limit_and_are_jittered() -> None:
     assert [supervision.wait_s(attempt, 0.5) for attempt in range(1, 7)] == [0.5, 1, 2, 4, 5, 5]
     assert supervision.wait_s(10_000, 0.5) == 5
     assert supervision.wait_s(3, 0.0) == pytest.approx(1.6) and supervision.wait_s(3, 1.0) == pytest.approx(2.4)
+
+
+def test_a_wall_clock_that_jumps_back_changes_time_stamps_and_nothing_else() -> None:
+    hand, end, years = HandClock(), Gate(), iter([2e9, 1e9, 1.5e9, 0.0, 0.0])
+
+    def later() -> None:
+        hand.time += 1.0
+
+    script = Script([1, later, 2, later, end.wait])
+    jumping = replace(hand.clock, now=lambda: next(years))
+    live = SupervisedSource("cam", Sensor.IR, "cam_", script, None, jumping, chance=lambda: 0.5)
+    stop, taken = threading.Event(), []
+    for item in live.captures(stop):
+        taken.append(item)
+        if value(item) == 2:
+            stop.set()
+    live.close()
+    end.open()
+    captures = usable(taken)
+    stamps = [capture.time for capture in captures]
+    assert stamps == sorted(stamps, reverse=True), "the second frame's stamp lies before the first's"
+    assert [capture.offset_s for capture in captures][-1] in (0.0, 1.0)  # the first may have been replaced
+    assert script.opened == 1, "the jump was taken for a stall"
 
 
 def test_it_connects_again_until_frames_come_and_says_each_cause_once(caplog: pytest.LogCaptureFixture) -> None:

@@ -1,0 +1,39 @@
+"""Every promise of docs/reliability.md names tests that exist."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+PROMISE = re.compile(r"^\| ([A-Z]\d+) \| (.+?) \| (.+) \|$", re.MULTILINE)
+TEST = re.compile(r"`(tests/[\w/]+\.py)(?:::(\w+))?`")
+
+
+def promises(repository: Path) -> dict[str, str]:
+    found = PROMISE.findall((repository / "docs" / "reliability.md").read_text())
+    assert len(found) == len({number for number, _, _ in found}), "a number is there twice"
+    return {number: verified for number, _, verified in found}
+
+
+def functions(path: Path) -> set[str]:
+    return {node.name for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.FunctionDef)}
+
+
+def test_every_promise_names_tests_that_exist(repository: Path) -> None:
+    found = promises(repository)
+    assert len(found) > 30
+    for number, verified in found.items():
+        named = TEST.findall(verified)
+        assert named, f"{number} names no test"
+        for file, function in named:
+            assert (repository / file).is_file(), f"{number}: {file} is missing"
+            assert not function or function in functions(repository / file), f"{number}: {file} has no {function}"
+
+
+@pytest.mark.parametrize("kind", "TICLH")
+def test_promises_are_numbered_without_a_gap(repository: Path, kind: str) -> None:
+    numbers = sorted(int(number[1:]) for number in promises(repository) if number[0] == kind)
+    assert numbers == list(range(1, len(numbers) + 1))
