@@ -46,13 +46,13 @@ class Slice:
 
     def is_intact(self) -> bool:
         """Whether the memory still has this CRC."""
-        return zlib.crc32(self.content) == self.crc
+        return zlib.crc32(self.content.data) == self.crc
 
 
 def slices_of(regions: Sequence[Region], most_bytes: int = SLICE_BYTES) -> list[Slice]:
     """All bytes of all regions, each in one slice, with the CRCs of now."""
     return [
-        Slice(region.name, part, zlib.crc32(part))
+        Slice(region.name, part, zlib.crc32(part.data))
         for region in regions
         for start in range(0, len(region.content), most_bytes)
         for part in [region.content[start : start + most_bytes]]
