@@ -13,12 +13,15 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from babelrs.errors import EXIT_DONE, BabelRSError, DeviceError, run_command
 from runtime.links.compact import MAGIC, decode, decode_classes
 from runtime.links.options import Broker, parse_broker
 from runtime.links.session import CLASSES_TOPIC, KEEP_ALIVE_S, STATE_TOPIC, STATUS_TOPIC, new_client
+
+if TYPE_CHECKING:
+    from paho.mqtt.client import Client
 
 REMEMBERED_IDS = 100_000
 _PAUSE_S = 1.0
@@ -106,6 +109,33 @@ def receive(
         BabelRSError: The broker refuses, or paho-mqtt is not installed.
     """
     refusals: list[str] = []
+    client = _subscriber(broker, client_id, is_durable, take, is_over, refusals)
+    is_open = False
+    while not is_over():
+        cause = "lost"
+        try:
+            if not is_open:
+                client.connect(broker.host, broker.port, keepalive=KEEP_ALIVE_S)
+            is_open = client.loop(_POLL_S) == 0
+        except OSError as error:
+            is_open, cause = False, str(error)
+        if refusals:
+            raise BabelRSError(f"{broker}: the broker refuses: {refusals[0]}.", "Check user, password and its rules.")
+        if not is_open:
+            _LOGGER.info("%s: no connection (%s)", broker, cause)
+            time.sleep(_PAUSE_S)
+    client.disconnect()
+
+
+def _subscriber(
+    broker: Broker,
+    client_id: str,
+    is_durable: bool,
+    take: Callable[[str, bytes], None],
+    is_over: Callable[[], bool],
+    refusals: list[str],
+) -> Client:
+    """A client for :func:`receive`; what the broker refuses with is added to ``refusals``."""
     client = new_client(broker, client_id, is_clean=not is_durable)
 
     def on_connect(client: Any, userdata: Any, flags: Any, reason: Any, properties: Any) -> None:
@@ -121,21 +151,7 @@ def receive(
 
     client.manual_ack_set(True)
     client.on_connect, client.on_message = on_connect, on_message
-    is_open = False
-    while not is_over():
-        try:
-            if not is_open:
-                client.connect(broker.host, broker.port, keepalive=KEEP_ALIVE_S)
-            is_open = client.loop(_POLL_S) == 0
-            error = None
-        except OSError as fault:
-            is_open, error = False, fault
-        if refusals:
-            raise BabelRSError(f"{broker}: the broker refuses: {refusals[0]}.", "Check user, password and its rules.")
-        if not is_open:
-            _LOGGER.info("%s: no connection (%s)", broker, error or "lost")
-            time.sleep(_PAUSE_S)
-    client.disconnect()
+    return client
 
 
 def write_record(record: Record, pictures: str | None) -> None:
