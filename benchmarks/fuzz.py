@@ -28,7 +28,7 @@ from train.cli import load_config
 
 LONGEST_S, MOST_MIB = 5, 1024
 """What an input may take."""
-SHARES = {"image": 4, "manifest": 2, "stream": 2, "command-line": 0.5}
+SHARES = {"image": 4, "manifest": 2, "stream": 2, "graph": 2, "message": 4, "command-line": 0.5}
 """Of the executions, how many parts a target gets; 1 where it is not named. What is fast gets more."""
 _STATISTICS = {
     "executions": re.compile(r"^stat::number_of_executed_units:\s*(\d+)", re.MULTILINE),

@@ -11,6 +11,7 @@ import shutil
 import tarfile
 import tempfile
 import threading
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,9 +22,21 @@ import cv2
 import numpy as np
 
 from babelrs.bundle import MANIFEST_NAME, SelfTest, open_bundle, read_selftest, write_selftest
+from babelrs.detections import Detections
 from babelrs.images import decode_frame
 from babelrs.sensors import Sensor
 from runtime.arguments import parse_run
+from runtime.engines.graph_check import check_model
+from runtime.links.compact import (
+    CLASSES,
+    decode,
+    decode_classes,
+    encode_classes,
+    encode_detections,
+    encode_thumbnail,
+)
+from runtime.links.message import MessageId, grouped
+from runtime.pipeline import FrameResult
 from runtime.rasters import open_raster
 from runtime.sources.concatenated import frames
 from runtime.sources.opening import parse_source
@@ -112,6 +125,18 @@ def _command_line(data: bytes, folder: Path) -> object:
     return [parse_source(source) for source in options.sources]
 
 
+def _graph(data: bytes, folder: Path) -> object:
+    """An ONNX file, looked through before an engine sees it."""
+    check_model(data, ["weights.bin"], Path("model.onnx"))
+    return None
+
+
+def _message(data: bytes, folder: Path) -> object:
+    """A message of a link, with a CRC that is right: else nothing behind it would be read."""
+    framed = data + zlib.crc32(data).to_bytes(4, "little")
+    return decode_classes(framed) if data[2:3] == bytes([CLASSES]) else decode(framed, {})
+
+
 def _manifests() -> list[bytes]:
     return [(DEMO / MANIFEST_NAME).read_bytes(), b"{}", b'{"schema": "babelrs.bundle/1"}']
 
@@ -160,6 +185,33 @@ def _streams() -> list[bytes]:
     return [*netpbm, pam, images[0] + images[5], netpbm[0] + b"noise" + images[1]]
 
 
+def _graphs() -> list[bytes]:
+    """A model with an initializer whose bytes are elsewhere, and without."""
+
+    def field(number: int, value: bytes) -> bytes:
+        return bytes([8 * number + 2, len(value)]) + value
+
+    location = field(1, b"location") + field(2, b"weights.bin")
+    tensor = field(8, b"w") + bytes([8 * 13 + 2, len(location)]) + location
+    node = field(1, b"w") + field(2, b"y") + field(4, b"Relu")
+    return [field(7, field(1, node) + field(5, tensor)), field(7, field(1, node)), b""]
+
+
+def _messages() -> list[bytes]:
+    classes = ("ship", "car")
+    boxes = np.array([[10.0, 20.0, 8.0, 4.0, 0.3], [300.5, 2.0, 60.0, 6.0, -1.5]], np.float32)
+    found = Detections(boxes, np.array([0.9, 0.4], np.float32), np.array([1, 0], np.int32), classes, Sensor.RGB)
+    time = "2030-01-02T03:04:05.678+00:00"
+    result = FrameResult("a.tif", "a", 7, time, found, None, "onnxruntime", "int8", {}, (640, 512))
+    identity = MessageId(0x12345678, 99)
+    group = next(iter(grouped(result, [(0, 0.9), (0, 0.7)])))
+    whole = (
+        encode_detections(group, identity), encode_classes(Sensor.RGB, classes),
+        encode_thumbnail(b"\xff\xd8jpeg\xff\xd9", identity, MessageId(1, 2)),
+    )  # fmt: skip
+    return [data[:-4] for data in whole]
+
+
 def _command_lines() -> list[bytes]:
     return [
         b"--sensor\nir\nflight7\n--out\nresults\n--format\njsonl,dota,coco\n--score\n0.3",
@@ -176,6 +228,8 @@ TARGETS = {
     "image": Target(_image, _images),
     "raster": Target(_raster, _images),
     "stream": Target(_stream, _streams),
+    "graph": Target(_graph, _graphs),
+    "message": Target(_message, _messages, 1024),
     "command-line": Target(_command_line, _command_lines, 512),
 }
 """By name."""
