@@ -83,6 +83,7 @@ def record_of(arm: Arm, report: Mapping[str, Any]) -> Record:
         "calibrator": report["chosen_calibrator"],
         "errors": {each["calibrator"]: each["error"] for each in report["calibrators"]},
         "float_parts": [part["name"] for part in report["parts"] if part["precision"] != "int8"],
+        "parity": report["parity"],
         "rows": rows,
     }
 
