@@ -174,8 +174,6 @@ class Publisher:
         return nothing_left or self._clock.monotonic() >= self._deadline_s
 
     def _step(self, session: Session) -> None:
-        while self._announced:
-            self._control.append(self._announced.popleft())
         if self._clock.monotonic() >= self._status_due_s:
             self._status_due_s = self._clock.monotonic() + STATUS_S
             if not any(control.topic == STATUS_TOPIC for control in self._control):
@@ -201,10 +199,12 @@ class Publisher:
 
     def _send_next(self, session: Session) -> bool:
         """Send what is next, if it may go now; whether it did, or was given up."""
-        if self._control:
-            return self._send_control(session)
         sequences = [entry.message.sequence for entry in self._under_way.values() if entry.message is not None]
         message = self._spool.best(sequences)
+        while self._announced:  # looked at after the spool: what was announced before a message goes before it
+            self._control.append(self._announced.popleft())
+        if self._control:
+            return self._send_control(session)
         if message is None:
             return False
         topic = f"{self._prefix}/{message.topic}"
