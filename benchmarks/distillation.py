@@ -104,6 +104,7 @@ def draw(records: Sequence[Record], path: Path, teacher_h_map: float | None) -> 
     for axis in axes:
         if teacher_h_map is not None:
             axis.axhline(100 * teacher_h_map, color="black", lw=0.8, ls="--", label="teacher")
+            axis.set_ylim(0, max(axis.get_ylim()[1], 105 * teacher_h_map))
         axis.grid(alpha=0.3)
     axes[0].legend(fontsize=8)
     figure.savefig(path, dpi=120)
