@@ -86,7 +86,7 @@ class RunOptions:
     threads: int
     log_level: str
     attention: Attention
-    check_interval_s: float
+    check_interval_s: float | None
     link: LinkOptions | None = None
 
 
@@ -107,7 +107,7 @@ def parse_run(argv: list[str]) -> RunOptions:
     if not (1 <= given.batch <= MOST and 0 <= given.threads <= MOST):
         what = f"--batch is {given.batch}, --threads {given.threads}."
         raise BabelRSError(what, f"Give 1 to {MOST} and 0 to {MOST}.")
-    if not 0 <= given.check_interval <= MOST_CHECK_S:
+    if given.check_interval is not None and not 0 <= given.check_interval <= MOST_CHECK_S:
         what = f"--check-interval is {given.check_interval}."
         raise BabelRSError(what, f"Give seconds up to {MOST_CHECK_S}, or 0 for no CRC.")
     return RunOptions(
@@ -199,8 +199,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--threads", type=int, default=0, metavar="N", help="CPU threads (default: 0, one a core)")
     _add_attention(parser)
     parser.add_argument(
-        "--check-interval", type=float, default=10.0, metavar="S",
-        help="seconds of a CRC pass over the weights in memory; 0: none (default: 10)",
+        "--check-interval", type=float, metavar="S",
+        help="seconds of a CRC pass over the weights in memory; 0: none (default: 10; of INT8 models none)",
     )  # fmt: skip
     add_link_options(parser)
     loudness = parser.add_mutually_exclusive_group()

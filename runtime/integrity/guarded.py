@@ -20,7 +20,7 @@ from runtime.integrity.outputs import Sameness, output_fault
 from runtime.integrity.weights import WeightCheck
 from runtime.selftest import run_selftest
 
-SELFTEST_INTERVAL_S = 600.0
+SELFTEST_INTERVAL_S, UNWATCHED_INTERVAL_S = 600.0, 30.0
 CHECK_INTERVAL_S = 10.0
 _LOGGER = logging.getLogger(__name__)
 _RESTART = "Restart; if it comes again, fetch the bundle again and check the device's memory."
@@ -38,6 +38,7 @@ class Guard:
         verify_files: Raises :class:`BabelRSError` where a file is not as it was made.
         check_interval_s: Seconds of a CRC pass over the weights; 0: none.
         selftest_interval_s: Seconds between self-tests.
+        unwatched_interval_s: The same where no CRC watches the weights.
         clock: Seconds that only grow.
     """
 
@@ -48,6 +49,7 @@ class Guard:
     verify_files: Callable[[], None]
     check_interval_s: float = CHECK_INTERVAL_S
     selftest_interval_s: float = SELFTEST_INTERVAL_S
+    unwatched_interval_s: float = UNWATCHED_INTERVAL_S
     clock: Callable[[], float] = time.monotonic
 
 
@@ -119,7 +121,9 @@ class GuardedEngine:
         if damaged is not None:
             self.counters.mismatches += 1
             return f"the CRC of the weights {damaged.name!r} changed within the last {self._guard.check_interval_s:g} s"
-        if self._guard.clock() - self._tested_s < self._guard.selftest_interval_s:
+        guard = self._guard
+        interval_s = guard.unwatched_interval_s if self._weights is None else guard.selftest_interval_s
+        if guard.clock() - self._tested_s < interval_s:
             return ""
         fault = self._selftest_fault("the self-test missed its tolerance")
         self.counters.faults += bool(fault)

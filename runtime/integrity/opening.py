@@ -12,6 +12,9 @@ from runtime.engines import Engine, open_engine
 from runtime.integrity.guarded import CHECK_INTERVAL_S, Guard, GuardedEngine
 from runtime.selftest import run_selftest
 
+SLOW_OWNED = ("int8",)
+"""Precisions of graphs whose weights are not held by default where they can be checked. ONNX Runtime packs the weights
+of INT8 convolutions when it loads them; unpacked they cost a fifth of the throughput (benchmarks.defences)."""
 _LOGGER = logging.getLogger(__name__)
 
 
@@ -20,7 +23,7 @@ def open_guarded(
     sensor: Sensor,
     name: str = "auto",
     threads: int = 0,
-    check_interval_s: float = CHECK_INTERVAL_S,
+    check_interval_s: float | None = None,
     on_cpu: bool = False,
 ) -> GuardedEngine:
     """Open a sensor's engine, test it, and watch it from then on.
@@ -30,7 +33,7 @@ def open_guarded(
         sensor: Which graph.
         name: As in :func:`runtime.engines.open_engine`.
         threads: CPU threads; 0 lets the engine choose.
-        check_interval_s: Seconds of a CRC pass over the weights; 0: none.
+        check_interval_s: Seconds of a CRC pass over the weights; 0: none; ``None``: what the graph's precision allows.
         on_cpu: As there.
 
     Raises:
@@ -38,14 +41,17 @@ def open_guarded(
         DeviceError: The engine cannot load the graph, or failed.
         LimitMissedError: The self-test missed its tolerance.
     """
+    entry = bundle.manifest.entry(sensor)
+    if check_interval_s is None:
+        check_interval_s = 0.0 if entry.precision in SLOW_OWNED else CHECK_INTERVAL_S
     opening = partial(open_engine, bundle, sensor, name, threads, owned=check_interval_s > 0, on_cpu=on_cpu)
     engine, selftest = opening(), read_selftest(bundle, sensor)
     require_selftest(engine, selftest, sensor)
-    entry = bundle.manifest.entry(sensor)
     guard = Guard(sensor, entry, selftest, opening, partial(verify_files, bundle), check_interval_s)
     guarded = GuardedEngine(guard, engine)
-    if check_interval_s and not guarded.watched_bytes:
-        _LOGGER.info("%s: %s's memory has no CRC; the self-test watches it", sensor, engine.name)
+    if not guarded.watched_bytes:
+        what = "%s: the weights that %s holds have no CRC; the self-test watches them, every %g s"
+        _LOGGER.info(what, sensor, engine.name, guard.unwatched_interval_s)
     return guarded
 
 

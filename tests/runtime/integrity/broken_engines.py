@@ -76,7 +76,7 @@ class Bench:
     def guarded(self) -> GuardedEngine:
         guard = Guard(
             SENSOR, self.bundle.manifest.entry(SENSOR), read_selftest(self.bundle, SENSOR), self._open, self._verify,
-            self.check_interval_s, self.selftest_interval_s, self.clock,
+            self.check_interval_s, self.selftest_interval_s, clock=self.clock,
         )  # fmt: skip
         return GuardedEngine(guard, self._open())
 

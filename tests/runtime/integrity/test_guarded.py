@@ -112,14 +112,20 @@ def test_files_that_are_bad_at_reload_end_the_run_as_the_devices(toy_bundle: Bun
     assert raised.value.exit_code == EXIT_DEVICE and guarded.counters.reloads == 0
 
 
-def test_the_selftest_runs_again_at_its_interval_and_mends_what_no_other_check_sees(toy_bundle: Bundle) -> None:
-    bench = Bench(toy_bundle, [], check_interval_s=0.0)
-    bench.opened = [Broken(bench.sound(), lambda run, outputs: (outputs[0] + np.float32(3), *outputs[1:]))]
+@pytest.mark.parametrize(("check_interval_s", "selftest_s"), [(0.0, 30.0), (10.0, 600.0)])
+def test_the_selftest_runs_again_at_its_interval_and_mends_what_no_other_check_sees(
+    toy_bundle: Bundle, check_interval_s: float, selftest_s: float
+) -> None:
+    """Sooner where no CRC watches the weights."""
+    bench = Bench(toy_bundle, [], check_interval_s)
+    sound = bench.sound()
+    bench.opened = [Broken(sound, lambda run, outputs: (outputs[0] + np.float32(3), *outputs[1:]))]
+    bench.opened[0].weights = sound.weights  # type: ignore[attr-defined]
     guarded = bench.guarded()
-    bench.clock.now = 599.0
+    bench.clock.now = selftest_s - 1
     guarded.infer(frame(0))
-    assert guarded.counters.selftests == 1
-    bench.clock.now = 600.0
+    assert guarded.counters.selftests == 1 and bool(guarded.watched_bytes) == bool(check_interval_s)
+    bench.clock.now = selftest_s
     assert_sound(guarded, bench, 1)
     assert (guarded.counters.faults, guarded.counters.reloads) == (1, 1)
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from babelrs.bundle import Bundle, SelfTest, read_selftest, write_manifest, write_selftest
 from babelrs.sensors import Sensor
+from runtime.integrity.opening import open_guarded
 from tests.runtime.dots import write_dots
 from tests.runtime.toy_bundle import write_toy_bundle
 
@@ -47,3 +49,14 @@ def test_an_interval_that_is_none_is_refused(toy_bundle: Bundle, tmp_path: Path)
     for interval in ("-1", "nan", "1e9"):
         done = run(toy_bundle, tmp_path, f"--check-interval={interval}")
         assert done.returncode == 2 and "--check-interval is" in done.stderr
+
+
+def test_by_default_float_weights_are_watched_and_int8_ones_are_not(tmp_path: Path) -> None:
+    """The manifest's precision decides; who asks for an interval has it for any graph."""
+    bundle = write_toy_bundle(tmp_path / "bundle", {Sensor.IR: (64, 96)})
+    manifest = bundle.manifest
+    entry = replace(manifest.entry(Sensor.IR), precision="int8")
+    int8 = write_manifest(bundle.folder, replace(manifest, sensors={Sensor.IR: entry}))
+    assert open_guarded(bundle, Sensor.IR, "onnxruntime").watched_bytes > 0
+    assert open_guarded(int8, Sensor.IR, "onnxruntime").watched_bytes == 0
+    assert open_guarded(int8, Sensor.IR, "onnxruntime", check_interval_s=5.0).watched_bytes > 0
