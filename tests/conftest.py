@@ -16,6 +16,7 @@ LONGEST_FIRST = (
     "test_quantize_int8",
     "test_tensorrt_graphs",
     "test_overfit",
+    "test_soak",
 )
 """Files that take minutes: begun first, so that no core waits for one of them at the end."""
 
