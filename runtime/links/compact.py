@@ -164,7 +164,10 @@ def _read_detection(reader: _Reader, classes: Sequence[str]) -> dict[str, Any]:
     score = reader.take(1)[0] / SCORE_STEPS
     sides = [reader.signed() / PIXEL_STEPS for _ in range(4)]
     angle = (struct.unpack("<H", reader.take(2))[0] / ANGLE_STEPS - 0.5) * math.pi
-    corners = to_corners(np.array([[*sides, angle]], np.float64))[0]
+    try:
+        corners = to_corners(np.array([[*sides, angle]], np.float64))[0]
+    except ValueError as error:  # a negative side, or numbers beyond any image
+        raise _broken(str(error)) from None
     record: dict[str, Any] = {
         "label": classes[label] if label < len(classes) else f"#{label}",
         "score": round(score, 6),

@@ -138,6 +138,15 @@ def test_another_version_is_named() -> None:
         decode(data, {})
 
 
+def test_a_box_with_a_negative_side_is_refused() -> None:
+    """Found by fuzzing: the bytes parse and their CRC is right."""
+    whole = encode_detections(group_of([((10, 20, 37.5, 4, 0.25), 0.5, 0, None)], Sensor.IR), IDENTITY)
+    width, negative = b"\xd8\x04", b"\xd7\x04"  # 300 eighths of a pixel, and -300, as zigzag varints
+    assert whole.count(width) == 1
+    with pytest.raises(BabelRSError, match="negative side"):
+        decode(resealed(whole[:-4].replace(width, negative)), {})
+
+
 def test_a_number_that_is_not_finite_is_no_message() -> None:
     with pytest.raises(ValueError, match="cannot be sent"):
         encode_detections(group_of([((math.nan, 1, 2, 1, 0), 0.5, 2, None)], Sensor.IR), IDENTITY)
