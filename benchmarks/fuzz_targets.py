@@ -27,6 +27,7 @@ from babelrs.images import decode_frame
 from babelrs.sensors import Sensor
 from runtime.arguments import parse_run
 from runtime.engines.graph_check import check_model
+from runtime.engines.owned_weights import FASTEST_FOLDER
 from runtime.links.compact import (
     CLASSES,
     decode,
@@ -238,6 +239,6 @@ TARGETS = {
 @contextmanager
 def own_folder() -> Iterator[Path]:
     """A folder for a target's files, in memory where the system has such a place."""
-    memory = Path("/dev/shm")
-    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None, prefix="babelrs-fuzz-") as name:
+    place = FASTEST_FOLDER if FASTEST_FOLDER.is_dir() else None
+    with tempfile.TemporaryDirectory(dir=place, prefix="babelrs-fuzz-") as name:
         yield Path(name)
