@@ -48,13 +48,16 @@ class DefencesConfig(BaseModel):
     rounds: int = Field(7, ge=1, description="rounds through all images")
     threads: int = Field(2, ge=1, description="CPU threads of the engine")
     batch: int = Field(4, ge=1, description="tiles a run of the engine")
+    check_interval_s: float | None = Field(
+        None, ge=0, description="seconds of a CRC pass over the weights; none: the command's default"
+    )
     out: Path = Field(Path("benchmarks/results/defences.json"), description="JSON file to write")
 
 
-def openings(threads: int) -> dict[str, Opening]:
-    """The two ways to open an engine: as the command does by default, and without any check."""
+def openings(threads: int, check_interval_s: float | None = None) -> dict[str, Opening]:
+    """The two ways to open an engine: as the command does, by default or with an interval, and without any check."""
     return {
-        "on": lambda bundle, sensor: open_guarded(bundle, sensor, "onnxruntime", threads),
+        "on": lambda bundle, sensor: open_guarded(bundle, sensor, "onnxruntime", threads, check_interval_s),
         "off": lambda bundle, sensor: open_engine(bundle, sensor, "onnxruntime", threads),
     }
 
@@ -62,7 +65,7 @@ def openings(threads: int) -> dict[str, Opening]:
 def compared(config: DefencesConfig, bundle: Bundle, sensor: Sensor, images: list[ImageFile]) -> dict[str, Any]:
     """Seconds of a run by wall clock and process, and of opening an engine, with the checks and without."""
     entry, runs, opened_s = bundle.manifest.entry(sensor), {}, {}
-    for name, opening in openings(config.threads).items():
+    for name, opening in openings(config.threads, config.check_interval_s).items():
         opening(bundle, sensor)  # the files come into the system's cache
         begin = time.perf_counter()
         engine = opening(bundle, sensor)
