@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -157,9 +158,19 @@ def forward_flops(detector: Detector, sensor: Sensor, height: int, width: int) -
     """FLOPs from pixels to boxes of one image: convolutions, matrix products and attention; a multiply-add is two."""
     model = SensorDetector(detector, sensor, detector.config.max_detections).eval()
     pixels = torch.zeros(1, height, width, sensor.num_channels, dtype=torch.uint8)
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
+    with FlopCounterMode(display=False, custom_mapping=_CPU_ATTENTION) as counter, torch.no_grad():
         model(pixels)
     return counter.get_total_flops()
+
+
+def _attention_flops(queries: torch.Size, keys: torch.Size, values: torch.Size, *_: Any, **__: Any) -> int:
+    """Of the products of queries (N, H, Q, C) with keys (N, H, K, C), and of the shares (N, H, Q, K) with values."""
+    shares = queries.numel() // queries[-1] * keys[-2]
+    return 2 * shares * (queries[-1] + values[-1])
+
+
+_CPU_ATTENTION = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops}
+"""PyTorch has formulas for the fused attention of GPUs only, and CPUs have taken theirs for small inputs since 2.14."""
 
 
 def saved_bytes(detector: Detector, images: int, size_px: int, precision: str) -> int:

@@ -122,7 +122,10 @@ def _nothing(scored: Any) -> Any:
 
 
 def test_int8_learns_where_calibration_is_not_enough(trained: Path, drawn: Path) -> None:
-    """Quantization-aware training with ranges far too wide for 8 bits: the loss of outputs falls."""
+    """Quantization-aware training with ranges far too wide for 8 bits: the loss of images it has not seen falls.
+
+    mAP would jump by more than what is learnt, on so few images.
+    """
     from compress.calibration import CalibrationConfig, read_calibration
     from compress.config import QatConfig
     from compress.qat import train_quantized
@@ -133,16 +136,32 @@ def test_int8_learns_where_calibration_is_not_enough(trained: Path, drawn: Path)
     detector, checkpoint = load_checkpoint(trained)
     input_px = {sensor: checkpoint.model.input_px.of(sensor) for sensor in Sensor}
     images = read_calibration(CalibrationConfig(images_per_sensor=8), drawn, checkpoint.profiles, input_px, {})
-    samples = read_split(drawn, list(Sensor), "eval")
     before = TensorRTCompressor(detector, checkpoint, images, 2)
     ranges = choose("per-sensor", {sensor: before.observe(images, sensor) for sensor in Sensor}, "max")
     wide = {s: {name: (16 * low, 16 * high) for name, (low, high) in found.items()} for s, found in ranges.items()}
-    learnt = train_quantized(
-        detector, checkpoint, before.parts, wide, read_split(drawn, list(Sensor), "train"),
-        QatConfig(lr=5e-4, batch=2, crop_px=128), 1.0, 0,
-    )  # fmt: skip
-    after = TensorRTCompressor(learnt, checkpoint, images, 2)
-    assert _h_map(after, wide, samples) > _h_map(before, wide, samples) + 0.05
+    config = QatConfig(lr=5e-4, batch=2, crop_px=128)
+    train = read_split(drawn, list(Sensor), "train")
+    learnt = train_quantized(detector, checkpoint, before.parts, wide, train, config, 1.0, 0)
+    unseen = read_split(drawn, list(Sensor), "eval")
+    losses = [_loss(each, checkpoint, before.parts, wide, unseen, config) for each in (detector, learnt)]
+    assert losses[1] < 0.9 * losses[0], losses
+
+
+def _loss(detector: Any, checkpoint: Any, parts: Any, ranges: Any, samples: Any, config: Any) -> float:
+    """Mean over four times as many crops as there are images, the same ones for every detector."""
+    from compress import qat
+    from compress.fake_quant import FakeQuantized
+
+    model = FakeQuantized(detector, half=False)
+    model.quantize_parts(parts)
+    batches, steps = qat._batches(checkpoint, samples, config, 4.0, 7)
+    learnt_by = qat.losses_of(checkpoint)
+    total = sum(
+        qat._backward(model, sensor, crops, ranges, config.crop_px, *learnt_by)
+        for crops in batches
+        for sensor in samples
+    )
+    return total / (steps * len(samples))
 
 
 def test_what_int8_learns_by_is_what_the_checkpoint_was_trained_by(trained: Path) -> None:
@@ -161,13 +180,6 @@ def test_what_int8_learns_by_is_what_the_checkpoint_was_trained_by(trained: Path
     other = dataclasses.replace(checkpoint, training={"settings": settings})
     assert losses_of(other) == (LossConfig(overlap_weight=7.5), AssignerConfig(points_per_object=5))
     assert losses_of(dataclasses.replace(checkpoint, training={})) == (LossConfig(), AssignerConfig())
-
-
-def _h_map(compressor: Any, ranges: Any, samples: Any) -> float:
-    from babelrs.metrics import evaluate
-
-    scored = compressor.predict(compressor.parts, ranges, True, samples)
-    return evaluate(scored.found, scored.truth).h_map
 
 
 WRONG: dict[str, tuple[list[str], str]] = {
