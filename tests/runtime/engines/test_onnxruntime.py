@@ -67,7 +67,8 @@ def test_auto_says_which_engine_it_took_and_why(
     assert f"ir: engine onnxruntime (fp32): {engine.reason}" in caplog.text
 
 
-def test_threads_that_wait_for_work_do_not_spin(toy_bundle: Bundle) -> None:
+def test_threads_that_wait_spin_within_a_run_and_sleep_between_runs(toy_bundle: Bundle) -> None:
     engine = open_engine(toy_bundle, Sensor.IR, "onnxruntime")
     options = engine._session.get_session_options()  # type: ignore[attr-defined]
-    assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
+    assert options.get_session_config_entry("session.intra_op.allow_spinning") == "1"
+    assert options.get_session_config_entry("session.force_spinning_stop") == "1"
