@@ -49,8 +49,8 @@ log = logging.getLogger("benchmarks.chaos")
 
 _C_LIBRARY = 127
 KNOWN_CODES = {EXIT_DONE, EXIT_USER_INPUT, EXIT_DEVICE, -signal.SIGKILL, -signal.SIGABRT, _C_LIBRARY}
-"""How a process may end: stopped; something is wrong around it; the device failed; killed; ended by the C or C++ library,
-as no memory was left for itself, where nobody can catch it."""
+"""How a process may end: stopped; something is wrong around it; the device failed; killed; ended by the C or C++
+library, which had no memory for itself, where nobody can catch it."""
 _SCENES, _LOOK_S, _LANDING_S, _SETTLE_S = 6, 1.0, 300.0, 12.0
 
 

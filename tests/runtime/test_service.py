@@ -36,10 +36,11 @@ def test_systemd_finds_no_fault_in_the_unit(tmp_path: Path) -> None:
     assert "Failed to parse sec value" in done.stderr  # it looks
 
 
-def test_the_unit_restarts_what_fails_and_not_what_is_wrong() -> None:
+def test_the_unit_restarts_whatever_ended_with_a_fault() -> None:
+    """A full disk is exit code 2 like a wrong command line, and only one of them mends itself."""
     unit = settings()
     assert unit["Type"] == ["notify"] and unit["Restart"] == ["on-failure"] and unit["StartLimitIntervalSec"] == ["0"]
-    assert unit["RestartPreventExitStatus"] == ["2"] and int(unit["WatchdogSec"][0]) >= 30
+    assert "RestartPreventExitStatus" not in unit and int(unit["WatchdogSec"][0]) >= 30
 
 
 def test_the_unit_runs_commands_and_options_that_exist() -> None:
