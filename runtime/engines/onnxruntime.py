@@ -27,9 +27,9 @@ PROVIDERS = {
 """Providers in the order they are tried, and how they are spoken of."""
 CPU_ONLY = {"CPUExecutionProvider": PROVIDERS["CPUExecutionProvider"]}
 SETTINGS: Mapping[str, str] = {"session.intra_op.allow_spinning": "1", "session.force_spinning_stop": "1"}
-"""Session settings. Threads spin while they wait for work of their own run, and sleep when it has ended. Sleeping within
-a run, they cost 6 % of its time; spinning between runs, they take the cores from reading, postprocessing and other
-graphs: two models in turn on two cores took 6.5 s, instead of 4.6 s by these settings and 4.7 s without spinning."""
+"""Session settings. Threads spin while they wait for work of their own run, and sleep once it has ended. Sleeping
+within a run, they cost 6 % of its time; spinning between runs, they take the cores from reading, postprocessing and
+other graphs: two models in turn on two cores took 6.5 s, by these settings 4.6 s, without any spinning 4.7 s."""
 _LOGGER = logging.getLogger(__name__)
 
 
