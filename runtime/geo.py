@@ -7,6 +7,7 @@ transforms too, so pixels go into a transform as they are, without half a pixel.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -76,7 +77,7 @@ class Places:
     def __len__(self) -> int:
         return len(self.lonlat)
 
-    @property
+    @cached_property
     def known(self) -> npt.NDArray[np.bool_]:
         """Which detections have a place, ``(N,)``."""
         return np.asarray(np.isfinite(self.lonlat).all(axis=(1, 2)), np.bool_)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from babelrs.boxes import to_corners
 from runtime.control_points import MOST_RESIDUAL_PX, NoReference, RpcReference, fit_control_points
 from runtime.geo import GeoReference, locate, measure, to_lonlat
+from runtime.sinks.geojson import ground_record
 
 pytest.importorskip("rasterio", reason="the geo extra is not installed")
 pyproj = pytest.importorskip("pyproj", reason="the oracle is pyproj")
@@ -136,6 +137,21 @@ def test_a_box_outside_the_projection_or_at_a_pole_has_no_place_and_the_others_k
     places = locate(boxes, polar)
     assert places.known.tolist() == [False, False, True]
     assert np.isnan(places.length_m[:2]).all() and np.isnan(places.heading_deg[:2]).all()
+
+
+def test_writing_n_detections_takes_n_looks_at_their_places(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It once took n times n: fourteen seconds at the end of a scene with 22,830 detections."""
+    places = locate(np.tile(np.array([100, 100, 20, 10, 0.3], np.float32), (50, 1)), reference("utm 18 north"))
+    looked = 0
+
+    def isfinite(values: Floats) -> npt.NDArray[np.bool_]:
+        nonlocal looked
+        looked += len(values)
+        return np.asarray(values == values, np.bool_)
+
+    monkeypatch.setattr("runtime.geo.np.isfinite", isfinite)
+    records = [ground_record(places, index) for index in range(len(places))]
+    assert all(record["length_m"] for record in records) and looked == len(places)
 
 
 def test_no_boxes_have_no_places() -> None:
