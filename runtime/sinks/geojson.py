@@ -86,11 +86,11 @@ def result_features(result: FrameResult) -> list[dict[str, Any]]:
                 "source": result.source,
                 "frame": result.frame,
                 "time": result.time,
-                "obb": [*(round(float(side), 3) for side in box[:4]), round(float(box[4]), 6)],
+                "obb": [*(round(side, 3) for side in box[:4]), round(box[4], 6)],
                 **ground_record(places, index),
             },
         }
-        for index, box in enumerate(found.boxes)
+        for index, box in enumerate(found.boxes.tolist())
     ]
 
 
@@ -125,10 +125,12 @@ def geometry(corners: Floats) -> dict[str, Any] | None:
 
 
 def _ring(points: Floats) -> list[Position]:
-    x, y = points[:, 0] - points[0, 0], points[:, 1] - points[0, 1]
-    area = float((x * np.roll(y, -1) - np.roll(x, -1) * y).sum())
-    ordered = points if area >= 0 else points[::-1]
-    ring = [[round(float(longitude), DECIMALS), round(float(latitude), DECIMALS)] for longitude, latitude in ordered]
+    corners = points.tolist()
+    (left, low), twice_area = corners[0], 0.0
+    for (x, y), (next_x, next_y) in zip(corners, [*corners[1:], corners[0]], strict=True):
+        twice_area += (x - left) * (next_y - low) - (next_x - left) * (y - low)
+    ordered = corners if twice_area >= 0 else corners[::-1]
+    ring = [[round(longitude, DECIMALS), round(latitude, DECIMALS)] for longitude, latitude in ordered]
     return [*ring, ring[0]]
 
 

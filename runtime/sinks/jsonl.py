@@ -72,16 +72,20 @@ def detection_records(result: FrameResult) -> list[dict[str, Any]]:
     records: list[dict[str, Any]] = [
         {
             "label": found.classes[label],
-            "score": round(float(score), 6),
-            "obb": [*(round(float(value), 3) for value in box[:4]), round(float(box[4]), 6)],
-            "polygon": [[round(float(x), 3), round(float(y), 3)] for x, y in corners],
+            "score": round(score, 6),
+            "obb": [*(round(value, 3) for value in box[:4]), round(box[4], 6)],
+            "polygon": [[round(x, 3), round(y, 3)] for x, y in corners],
         }
         for box, score, label, corners in zip(
-            found.boxes, found.scores, found.labels, to_corners(found.boxes), strict=True
+            found.boxes.tolist(),
+            found.scores.tolist(),
+            found.labels.tolist(),
+            to_corners(found.boxes).tolist(),
+            strict=True,
         )
     ]
     if result.places is not None:
-        for record, corners, known in zip(records, result.places.lonlat, result.places.known, strict=True):
+        for record, corners, known in zip(records, result.places.lonlat.tolist(), result.places.known, strict=True):
             if known:
-                record["lonlat"] = [[round(float(value), DECIMALS) for value in corner] for corner in corners]
+                record["lonlat"] = [[round(value, DECIMALS) for value in corner] for corner in corners]
     return records
