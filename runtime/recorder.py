@@ -47,7 +47,7 @@ class Recorder:
         self._sinks: dict[str, list[Sink]] = {}
         self._last_keys = {source: past.last_key for source, past in standing.pasts.items()}
         self._clean_end, self._shorten_at = 0, SHORTEN_BYTES
-        self._fault: BabelRSError | None = None
+        self._fault: Exception | None = None
         self._closing, self._thread = threading.Event(), threading.Thread(target=self._keep_synced, daemon=True)
         self._is_closed = False
 
@@ -143,7 +143,7 @@ class Recorder:
         while not self._closing.wait(self._pause_s):
             try:
                 self.sync()
-            except BabelRSError as error:  # raised where the next image ends
+            except Exception as error:  # a full disk or a defect: raised where the next image ends
                 self._fault = error
                 return
 
