@@ -7,6 +7,7 @@ every second another thread brings the outputs to the disk itself, and then the 
 
 from __future__ import annotations
 
+import itertools
 import logging
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -146,6 +147,30 @@ class Recorder:
             except Exception as error:  # a full disk or a defect: raised where the next image ends
                 self._fault = error
                 return
+
+
+class Unrecorded:
+    """Stands in for a :class:`Recorder` where a run has no journal: numbers and counts begin anew, nothing is kept."""
+
+    def numbers(self, sensor: Sensor) -> Iterator[int]:
+        """Numbers for the images of a sensor."""
+        return itertools.count()
+
+    def summaries(self, num_sources: int) -> list[Summary]:
+        """Counts for every source."""
+        return [Summary() for _ in range(num_sources)]
+
+    def begin(self, sinks: Mapping[Sensor, Sequence[Sink]]) -> None:
+        """Nothing is brought to the disk itself."""
+
+    def ended(self, one: Ended) -> None:
+        """Nothing is recorded."""
+
+    def finish(self, is_over: bool) -> None:
+        """Nothing is to be done."""
+
+    def close(self) -> None:
+        """Nothing is open."""
 
 
 def open_recorder(folder: Path, settings: Mapping[str, Any], resume: bool) -> Recorder:

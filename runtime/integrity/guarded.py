@@ -95,6 +95,11 @@ class GuardedEngine:
         return self._engine.reason
 
     @property
+    def is_on_cpu(self) -> bool:
+        """The engine's."""
+        return self._engine.is_on_cpu
+
+    @property
     def opening(self) -> SelfTestResult:
         """Of the self-test when the engine was opened."""
         return self._canary.opening

@@ -41,6 +41,7 @@ class Broken:
     name: str = "onnxruntime"
     precision: str = "fp32"
     reason: str = "for a test"
+    is_on_cpu: bool = True
     weights: tuple[Region, ...] = ()
 
     def infer(self, pixels: npt.NDArray[np.uint8]) -> Outputs:
