@@ -39,6 +39,8 @@ _REFUSED_TYPES = (
 )
 MOST_DECODED_BYTES = 512 << 20
 """An image that decodes to more than this is not read whole: a few hundred bytes can claim any size."""
+_SPARE_BYTES = 32 << 20
+"""Where not even this can be had, memory is the fault and not the image, which is not to be skipped for it."""
 _PNG_SAMPLES = {0: 1, 2: 3, 3: 3, 4: 4, 6: 4}  # by colour type, as OpenCV decodes them
 _FETCH_AGAIN = "Fetch the file again, or leave it out."
 _BANDS = "Use a file of 1 to 4 bands; `gdal_translate -b` picks bands."
@@ -103,6 +105,7 @@ def read_frame(path: str | Path) -> Frame:
     Raises:
         ImageError: The file is missing, a folder, empty, truncated, damaged, or of a format, band count or number
             type that cannot be used; the message names it and says what to do.
+        MemoryError: There is no memory to decode it, which says nothing about the file.
     """
     path = Path(path)
     return decode_frame(_read_bytes(path), path)
@@ -256,8 +259,11 @@ def _decode(path: Path, data: bytes) -> npt.NDArray[Any]:
     try:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error as error:
+        if error.code == cv2.Error.StsNoMem:
+            raise MemoryError(f"{path}: no memory is left to decode it") from None
         raise ImageError("undecodable", path, f"cannot be decoded ({str(error).strip()}).", _FETCH_AGAIN) from None
     if pixels is None or pixels.size == 0:
+        np.empty(_SPARE_BYTES, np.uint8)  # the decoder does not say so where it was memory that it lacked
         what = "cannot be decoded: damaged, or a variant that is not supported."
         raise ImageError("undecodable", path, what, _FETCH_AGAIN)
     if pixels.ndim == 3 and pixels.shape[2] == 1:

@@ -2,8 +2,8 @@
 
 One at a time, in the memory that the engine computes with, each bit of each graph as likely as any other: does the CRC
 of its slice differ, do detections change before the CRC finds it, and would the output check or the self-test have
-noticed? Every flip is a line of ``OUT.BUNDLE.jsonl``; a run that was killed goes on there. Writes a table,
-``OUT.json`` and ``OUT.png``. Exit code 1 says that a flip was not found.
+noticed, by its tolerances and to the bit? Every flip is a line of ``OUT.BUNDLE.jsonl``; a run that was killed goes on
+there. Writes a table, ``OUT.json`` and ``OUT.png``. Exit code 1 says that a flip was not found.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from train.cli import load_config
 
 log = logging.getLogger("benchmarks.bit_flips")
 
-SCHEMA = "babelrs.bit-flips/1"
-NOTICED = ("crc", "output", "selftest", "changed")
+SCHEMA = "babelrs.bit-flips/2"
+NOTICED = ("crc", "output", "selftest", "exact", "changed")
 _SAID_EVERY = 200
 
 Line = dict[str, Any]
@@ -119,8 +119,10 @@ def counted(lines: Iterable[Line]) -> Line:
     run = [line for line in every if "changed" in line]
     counts = {name: sum(line[name] for line in run) for name in NOTICED[1:]}
     silent = sum(line["changed"] and not line["output"] for line in run)
+    beyond = sum(line["changed"] and not line["exact"] for line in run)
     crc = sum(line["crc"] for line in every)
-    return {"flips": len(every), "crc": crc, "inferred": len(run), **counts, "changed_unnoticed_by_output": silent}
+    unnoticed = {"changed_unnoticed_by_output": silent, "changed_unnoticed_by_exact": beyond}
+    return {"flips": len(every), "crc": crc, "inferred": len(run), **counts, **unnoticed}
 
 
 def summarised(lines: list[Line]) -> Line:
@@ -140,13 +142,13 @@ def summarised(lines: list[Line]) -> Line:
 
 def format_table(bundles: Mapping[str, Line]) -> str:
     """A line for every bundle, kind of bit and layer group."""
-    head = f"{'bundle':<9}{'':<20}{'flips':>7}{'CRC':>7}{'run':>7}{'changed':>9}{'output':>8}{'selftest':>10}"
-    lines = [head]
+    head = f"{'bundle':<9}{'':<20}{'flips':>7}{'CRC':>7}{'run':>7}{'changed':>9}{'output':>8}"
+    lines = [f"{head}{'selftest':>10}{'exact':>8}"]
     for name, summary in bundles.items():
         rows = {"all": summary["all"], **summary["kind"], **summary["group"]}
         lines += [
             f"{name:<9}{what:<20}{row['flips']:>7}{row['crc']:>7}{row['inferred']:>7}{row['changed']:>9}"
-            f"{row['output']:>8}{row['selftest']:>10}"
+            f"{row['output']:>8}{row['selftest']:>10}{row['exact']:>8}"
             for what, row in rows.items()
         ]
     return "\n".join(lines) + "\n"

@@ -40,6 +40,7 @@ class TimedEngine:
 
     def __init__(self, engine: Engine) -> None:
         self.name, self.precision, self.reason, self._engine = engine.name, engine.precision, engine.reason, engine
+        self.is_on_cpu = engine.is_on_cpu
         self.seconds, self.tiles = 0.0, 0
 
     def infer(self, pixels: np.ndarray[Any, np.dtype[np.uint8]]) -> Outputs:

@@ -45,7 +45,8 @@ Written to --out, with the sensor's name for S:
 
 An image that cannot be used is reported on standard error, counted and skipped. Ctrl-C finishes what is under way.
 Exit codes: 0 done, at least one image was processed; 1 a self-test missed its tolerance; 2 the input is wrong, or no
-image could be processed; 3 the device or engine failed, or the run stopped itself for heat or memory.
+image could be processed; 3 the device or engine failed, the run stopped itself for heat or memory, or something was
+not foreseen.
 """
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from babelrs.errors import EXIT_DONE, EXIT_USER_INPUT, BabelRSError, run_command, say
 from runtime.arguments import RunOptions, parse_run
+from runtime.unforeseen import unforeseen_ends_safely
 
 if TYPE_CHECKING:
     from babelrs.bundle import Bundle
@@ -32,6 +33,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(argv: list[str]) -> int:
     options = parse_run(argv)
     logging.basicConfig(format="%(levelname)s: %(message)s", level=options.log_level, stream=sys.stderr)
+    with unforeseen_ends_safely():
+        return _detect(options)
+
+
+def _detect(options: RunOptions) -> int:
+    """Run as asked for; the exit code."""
     # Heavy imports wait until the arguments are known to be right.
     from runtime.health.attendance import Attendance
     from runtime.locking import locked

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from babelrs.errors import BabelRSError
+from babelrs.errors import BabelRSError, DeviceError
 from runtime.geo import Floats
 
 INSTALL = "pip install 'babelrs[geo]'"
@@ -35,6 +35,7 @@ def load_rasterio() -> Any:
 
     Raises:
         BabelRSError: It is not installed.
+        DeviceError: It is, and cannot be loaded.
     """
     try:
         import rasterio
@@ -43,6 +44,9 @@ def load_rasterio() -> Any:
         import rasterio.warp
         import rasterio.windows
     except ImportError as error:
+        if has_rasterio():
+            remedy = "Check the device's memory, or install it again."
+            raise DeviceError(f"rasterio is installed, but cannot be loaded ({error}).", remedy) from error
         raise BabelRSError("rasterio is not installed.", f"{INSTALL}.") from error
     logging.getLogger("rasterio").setLevel(logging.CRITICAL)
     warnings.filterwarnings("ignore", category=rasterio.errors.NotGeoreferencedWarning)

@@ -7,6 +7,7 @@ every second another thread brings the outputs to the disk itself, and then the 
 
 from __future__ import annotations
 
+import itertools
 import logging
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -47,7 +48,7 @@ class Recorder:
         self._sinks: dict[str, list[Sink]] = {}
         self._last_keys = {source: past.last_key for source, past in standing.pasts.items()}
         self._clean_end, self._shorten_at = 0, SHORTEN_BYTES
-        self._fault: BabelRSError | None = None
+        self._fault: Exception | None = None
         self._closing, self._thread = threading.Event(), threading.Thread(target=self._keep_synced, daemon=True)
         self._is_closed = False
 
@@ -143,9 +144,33 @@ class Recorder:
         while not self._closing.wait(self._pause_s):
             try:
                 self.sync()
-            except BabelRSError as error:  # raised where the next image ends
+            except Exception as error:  # a full disk or a defect: raised where the next image ends
                 self._fault = error
                 return
+
+
+class Unrecorded:
+    """Stands in for a :class:`Recorder` where a run has no journal: numbers and counts begin anew, nothing is kept."""
+
+    def numbers(self, sensor: Sensor) -> Iterator[int]:
+        """Numbers for the images of a sensor."""
+        return itertools.count()
+
+    def summaries(self, num_sources: int) -> list[Summary]:
+        """Counts for every source."""
+        return [Summary() for _ in range(num_sources)]
+
+    def begin(self, sinks: Mapping[Sensor, Sequence[Sink]]) -> None:
+        """Nothing is brought to the disk itself."""
+
+    def ended(self, one: Ended) -> None:
+        """Nothing is recorded."""
+
+    def finish(self, is_over: bool) -> None:
+        """Nothing is to be done."""
+
+    def close(self) -> None:
+        """Nothing is open."""
 
 
 def open_recorder(folder: Path, settings: Mapping[str, Any], resume: bool) -> Recorder:

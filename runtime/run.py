@@ -6,7 +6,6 @@ images under way each: that bounds memory and, for live sources, how old a resul
 
 from __future__ import annotations
 
-import itertools
 import logging
 import threading
 import time
@@ -19,7 +18,7 @@ from runtime.health.metrics import Metrics
 from runtime.health.monitor import Monitor
 from runtime.lanes import Lanes
 from runtime.pipeline import Detector
-from runtime.recorder import Recorder
+from runtime.recorder import Recorder, Unrecorded
 from runtime.sinks import Sink
 from runtime.sources import Source
 from runtime.stages import Failed, Found, Job, finished, inferred, prepared
@@ -63,8 +62,8 @@ def run_sources(
         DeviceError: An engine failed.
     """
     quiet_opencv()  # loading it is no part of the first image's latency
-    stop, monitor = stop or threading.Event(), monitor or Monitor()
-    summaries = [Summary() for _ in sources] if recorder is None else recorder.summaries(len(sources))
+    stop, monitor, record = stop or threading.Event(), monitor or Monitor(), recorder or Unrecorded()
+    summaries = record.summaries(len(sources))
     start = time.perf_counter()
     with ExitStack() as stack:
         stack.enter_context(monitor.pulses.own("writing"))  # also while sinks are closed
@@ -73,17 +72,14 @@ def run_sources(
         for source in sources:
             stack.callback(source.close)
         threads = Threads(stack, stop, monitor)
-        numbers = {s: itertools.count() if recorder is None else recorder.numbers(s) for s in detectors}
-        if recorder is not None:
-            stack.callback(recorder.close)
-            recorder.begin(sinks)
+        numbers = {sensor: record.numbers(sensor) for sensor in detectors}
+        stack.callback(record.close)
+        record.begin(sinks)
         for one in _started(threads, sources, detectors, numbers, monitor, with_pictures, progress):
             _write(one, sinks, summaries[one.taken.origin], monitor.metrics)
-            if recorder is not None:  # the last of all, so that what it says is true
-                recorder.ended(_ended(one))
+            record.ended(_ended(one))  # the last of all, so that what it says is true
             one.taken.release()
-        if recorder is not None:
-            recorder.finish(is_over=not stop.is_set())
+        record.finish(is_over=not stop.is_set())
     for summary, source in zip(summaries, sources, strict=True):
         summary.num_dropped, summary.elapsed_s = source.dropped, time.perf_counter() - start
     return summaries

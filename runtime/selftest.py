@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from babelrs.boxes import to_corners
 from babelrs.bundle import SelfTest
-from runtime.engines import Engine
+from runtime.engines import Engine, Outputs
 
 
 @dataclass(frozen=True)
@@ -32,17 +32,27 @@ class SelfTestResult:
 
 
 def run_selftest(engine: Engine, selftest: SelfTest) -> SelfTestResult:
-    """Run ``selftest`` through ``engine``.
+    """Run ``selftest`` through ``engine``, and judge what it gives as :func:`judged` does.
+
+    Raises:
+        DeviceError: The engine failed.
+    """
+    return judged(engine.infer(selftest.pixels), selftest)
+
+
+def judged(outputs: Outputs, selftest: SelfTest) -> SelfTestResult:
+    """How far outputs for the self-test's input are from those that belong.
 
     Candidates are matched regardless of order among those whose scores differ by less than the tolerance, since
     engines may break ties differently; for the same reason the last candidates, whose scores are within the
     tolerance of the least one or below the test's least score, may be others. Boxes are compared by their corners,
     which have no angle boundary.
 
-    Raises:
-        DeviceError: The engine failed.
+    Args:
+        outputs: Boxes ``(1, K, 5)``, scores ``(1, K)``, labels ``(1, K)``.
+        selftest: The input was its.
     """
-    boxes, scores, labels = (output[0] for output in engine.infer(selftest.pixels))
+    boxes, scores, labels = (output[0] for output in outputs)
     expected_scores, tolerance = selftest.scores[0], selftest.score_tolerance
     fits = scores.shape == expected_scores.shape and boxes.shape == selftest.boxes[0].shape
     if not (fits and np.isfinite(boxes).all() and np.isfinite(scores).all() and (boxes[:, 2:4] >= 0).all()):

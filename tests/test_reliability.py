@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 PROMISE = re.compile(r"^\| ([A-Z]\d+) \| (.+?) \| (.+) \|$", re.MULTILINE)
+FAULT = re.compile(r"^\| ([^|]+) \| [^|]+ \| (none|\d+(?:; \d+)?) \| ([^|]+) \|$", re.MULTILINE)
 TEST = re.compile(r"`(tests/[\w/]+\.py)(?:::(\w+))?`")
 
 
@@ -22,15 +23,30 @@ def functions(path: Path) -> set[str]:
     return {node.name for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.FunctionDef)}
 
 
+def assert_tests_exist(repository: Path, what: str, verified: str) -> None:
+    named = TEST.findall(verified)
+    assert named, f"{what} names no test"
+    assert verified.count("`") == 2 * len(named), f"{what} names something that is no test: {verified}"
+    for file, function in named:
+        assert (repository / file).is_file(), f"{what}: {file} is missing"
+        assert not function or function in functions(repository / file), f"{what}: {file} has no {function}"
+
+
 def test_every_promise_names_tests_that_exist(repository: Path) -> None:
     found = promises(repository)
     assert len(found) > 30
     for number, verified in found.items():
-        named = TEST.findall(verified)
-        assert named, f"{number} names no test"
-        for file, function in named:
-            assert (repository / file).is_file(), f"{number}: {file} is missing"
-            assert not function or function in functions(repository / file), f"{number}: {file} has no {function}"
+        assert_tests_exist(repository, number, verified)
+
+
+def test_every_fault_has_an_action_an_exit_code_and_tests_that_exist(repository: Path) -> None:
+    section = (repository / "docs" / "reliability.md").read_text().partition("## Faults, ")[2].partition("\n## ")[0]
+    rows = [line for line in section.splitlines() if line.startswith("| ")][1:]
+    assert len(rows) >= 20
+    for row in rows:
+        found = FAULT.match(row)
+        assert found is not None, f"no row of the matrix: {row}"
+        assert_tests_exist(repository, found[1], found[3])
 
 
 @pytest.mark.parametrize("kind", "TICLH")

@@ -18,8 +18,8 @@ _LOGGER = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Standing:
-    """What a report says of it.
+class LevelReport:
+    """The level of a run, as health reports have it.
 
     Attributes:
         level: Name of the level.
@@ -58,11 +58,11 @@ class Degrader:
         return LEVELS[self._state.level]
 
     @property
-    def standing(self) -> Standing:
-        """Where it stands now."""
+    def report(self) -> LevelReport:
+        """The present level, why it was taken, and what still counts."""
         with self._lock:
             state, now = self._state, self._clock()
-            return Standing(
+            return LevelReport(
                 LEVELS[state.level].name, state.reason, now - state.changed_s, self._count(now), self._changes
             )
 

@@ -10,7 +10,6 @@ import numpy.typing as npt
 from babelrs.errors import DeviceError
 from runtime.degrading.degrader import Degrader
 from runtime.engines import Engine, Outputs
-from runtime.engines.onnxruntime import PROVIDERS
 
 
 class FallbackEngine:
@@ -27,7 +26,6 @@ class FallbackEngine:
 
     def __init__(self, chosen: Engine, open_cpu: Callable[[], Engine], degrader: Degrader) -> None:
         self._chosen, self._open_cpu, self._degrader = chosen, open_cpu, degrader
-        self._is_on_cpu = chosen.reason.startswith(PROVIDERS["CPUExecutionProvider"])
         self._has_failed = False
         self._cpu: Engine | None = None
 
@@ -46,7 +44,12 @@ class FallbackEngine:
         """Why it is that one."""
         if self._cpu is None:
             return self._chosen.reason
-        return f"{self._cpu.reason}, for {self._chosen.name}: {self._degrader.standing.reason}"
+        return f"{self._cpu.reason}, for {self._chosen.name}: {self._degrader.report.reason}"
+
+    @property
+    def is_on_cpu(self) -> bool:
+        """Of the engine that runs now."""
+        return (self._cpu or self._chosen).is_on_cpu
 
     def infer(self, pixels: npt.NDArray[np.uint8]) -> Outputs:
         """Run a batch; see :class:`runtime.engines.Engine`."""
@@ -54,7 +57,7 @@ class FallbackEngine:
         if not (level.on_cpu or level.stops):
             self._has_failed, self._cpu = False, None
         # A chosen engine that runs on the CPU anyway gives its place up only where it failed.
-        if self._cpu is None and not self._has_failed and (self._is_on_cpu or not level.on_cpu):
+        if self._cpu is None and not self._has_failed and (self._chosen.is_on_cpu or not level.on_cpu):
             try:
                 return self._chosen.infer(pixels)
             except DeviceError as error:

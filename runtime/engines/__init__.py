@@ -33,6 +33,10 @@ class Engine(Protocol):
     def reason(self) -> str:
         """Why it was taken, for people."""
 
+    @property
+    def is_on_cpu(self) -> bool:
+        """Whether the CPU computes it."""
+
     def infer(self, pixels: npt.NDArray[np.uint8]) -> Outputs:
         """Run a batch.
 

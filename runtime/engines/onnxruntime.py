@@ -45,6 +45,7 @@ class OnnxRuntimeEngine:
         owned: On the CPU, hold the weights where they can be checked; see :mod:`runtime.engines.owned_weights`.
 
     Attributes:
+        is_on_cpu: Whether the session's first provider is the CPU's.
         weights: The memory that the session computes with; empty where it cannot be addressed.
 
     Raises:
@@ -68,6 +69,7 @@ class OnnxRuntimeEngine:
         started, self.reason = _start(self._path, threads, settings, providers, owned)
         self._held = started if isinstance(started, OwnedSession) else None  # lives as long as the session
         self._session = started if self._held is None else self._held.session
+        self.is_on_cpu: bool = self._session.get_providers()[0] == "CPUExecutionProvider"
         self.weights: tuple[Region, ...] = () if self._held is None else self._held.regions
         self._check_signature(entry)
 

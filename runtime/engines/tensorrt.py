@@ -55,6 +55,7 @@ class TensorRTEngine:
     """
 
     name = "tensorrt"
+    is_on_cpu = False
 
     def __init__(
         self,

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from babelrs.bundle import SelfTest
 from runtime.engines import Engine
 from runtime.engines.cache import EngineRecord
-from runtime.selftest import SelfTestResult, run_selftest
+from runtime.selftest import SelfTestResult, judged, run_selftest
 
 WARM_UP, RUNS = 5, 30
 GRAPH_GAIN = 0.98
@@ -82,23 +82,11 @@ def image_ms(record: EngineRecord) -> float:
     return min(times["median"], times.get("graph_median", float("inf"))) / batch
 
 
-class _Row:
-    """One row of a batch as an engine of its own, for the self-test."""
-
-    name = precision = reason = ""
-
-    def __init__(self, outputs: Any) -> None:
-        self._outputs = outputs
-
-    def infer(self, pixels: npt.NDArray[np.uint8]) -> Any:
-        return self._outputs
-
-
 def _each_of(engine: Engine, pixels: npt.NDArray[np.uint8], selftest: SelfTest) -> list[SelfTestResult]:
     """The self-test of every row of a batch that repeats its input."""
     boxes, scores, labels = engine.infer(pixels)
     rows = range(len(pixels))
-    return [run_selftest(_Row((boxes[i : i + 1], scores[i : i + 1], labels[i : i + 1])), selftest) for i in rows]
+    return [judged((boxes[i : i + 1], scores[i : i + 1], labels[i : i + 1]), selftest) for i in rows]
 
 
 def _times_ms(engine: Engine, pixels: npt.NDArray[np.uint8]) -> list[float]:

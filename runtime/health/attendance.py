@@ -104,5 +104,5 @@ class Attendance:
     def explain(self) -> int:
         """Say why it gave up; the exit code."""
         assert self.degrader is not None  # it has given up
-        say(f"error: Stopped with everything written: {self.degrader.standing.reason}.\n", sys.stderr)
+        say(f"error: Stopped with everything written: {self.degrader.report.reason}.\n", sys.stderr)
         return EXIT_DEVICE

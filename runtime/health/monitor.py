@@ -123,8 +123,8 @@ class Monitor:
             **{name: ask() for name, ask in self._more.items()},
         }
         if self.degrader is not None:
-            standing = self.degrader.standing
-            report["degrading"] = {**asdict(standing), "for_s": round(standing.for_s, 3)}
+            level = self.degrader.report
+            report["degrading"] = {**asdict(level), "for_s": round(level.for_s, 3)}
         device = None if self.sampler is None else self.sampler.latest()
         if device is not None:
             report["device"] = {name: value for name, value in asdict(device).items() if value not in (None, {}, ())}

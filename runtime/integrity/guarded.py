@@ -15,10 +15,11 @@ from babelrs.errors import BabelRSError, DeviceError
 from babelrs.manifest import SensorEntry
 from babelrs.sensors import Sensor
 from runtime.engines import Engine, Outputs
+from runtime.integrity.canary import MISSED, Canary
 from runtime.integrity.counters import Counters
 from runtime.integrity.outputs import Sameness, output_fault
 from runtime.integrity.weights import WeightCheck
-from runtime.selftest import run_selftest
+from runtime.selftest import SelfTestResult
 
 SELFTEST_INTERVAL_S, UNWATCHED_INTERVAL_S = 600.0, 30.0
 CHECK_INTERVAL_S = 10.0
@@ -56,23 +57,26 @@ class Guard:
 class GuardedEngine:
     """A :class:`runtime.engines.Engine` that checks its weights, its outputs and itself, for one thread.
 
-    Before a batch the CRC of the weights goes on, and every so often the self-test runs. After it the outputs are
-    checked. On a fault the engine is opened again from verified files, passes the self-test, and the batch runs once
-    more.
+    Before a batch the CRC of the weights goes on, and every so often the self-test runs, which must give to the bit
+    what it gave when the engine was opened; see :mod:`runtime.integrity.canary`. After it the outputs are checked. On a
+    fault the engine is opened again from verified files, passes the self-test, and the batch runs once more.
 
     Args:
         guard: How.
-        engine: Opened by the guard's ``open_engine``, its self-test passed.
+        engine: Opened by the guard's ``open_engine``; runs its self-test, whose result is left to the caller.
 
     Attributes:
         counters: What the checks did.
+
+    Raises:
+        DeviceError: The engine failed.
     """
 
     def __init__(self, guard: Guard, engine: Engine) -> None:
         self._guard = guard
         self.counters = Counters(selftests=1)
         self._sameness = Sameness()
-        self._passes_before = 0
+        self._passes_before, self._has_said = 0, False
         self._take(engine)
 
     @property
@@ -89,6 +93,21 @@ class GuardedEngine:
     def reason(self) -> str:
         """Why the engine was taken."""
         return self._engine.reason
+
+    @property
+    def is_on_cpu(self) -> bool:
+        """The engine's."""
+        return self._engine.is_on_cpu
+
+    @property
+    def opening(self) -> SelfTestResult:
+        """Of the self-test when the engine was opened."""
+        return self._canary.opening
+
+    @property
+    def repeats(self) -> bool:
+        """Whether the engine gives the same to the bit for the same, so that its self-test must too."""
+        return self._canary.repeats
 
     @property
     def watched_bytes(self) -> int:
@@ -125,7 +144,7 @@ class GuardedEngine:
         interval_s = guard.unwatched_interval_s if self._weights is None else guard.selftest_interval_s
         if guard.clock() - self._tested_s < interval_s:
             return ""
-        fault = self._selftest_fault("the self-test missed its tolerance")
+        fault = self._selftest_fault()
         self.counters.faults += bool(fault)
         return fault
 
@@ -137,20 +156,18 @@ class GuardedEngine:
             return None, f"the engine failed ({error.what})"
         fault = output_fault(outputs, self._guard.entry, len(pixels))
         if not fault and self._sameness.suspect(pixels, outputs):
-            fault = self._selftest_fault("the outputs are the same whatever the input")
+            fault = self._selftest_fault() and "the outputs are the same whatever the input"
             self._sameness.acquit()
         return outputs, fault
 
-    def _selftest_fault(self, what: str) -> str:
-        """``what`` where the self-test fails, else nothing."""
+    def _selftest_fault(self) -> str:
+        """What is wrong with the self-test, in words; empty where it is as it was."""
         self.counters.selftests += 1
         self._tested_s = self._guard.clock()
         try:
-            if run_selftest(self._engine, self._guard.selftest).passed:
-                return ""
+            return self._canary.fault()
         except DeviceError as error:
-            what = f"the engine failed its self-test ({error.what})"
-        return what
+            return f"the engine failed its self-test ({error.what})"
 
     def _reload(self, cause: str) -> None:
         """Open the engine again from verified files.
@@ -166,8 +183,9 @@ class GuardedEngine:
         except (BabelRSError, OSError) as error:
             what = f"{self._guard.sensor}: {cause}, and the engine cannot be opened again ({error})."
             raise DeviceError(what, _RESTART) from error
-        if fault := self._selftest_fault("the self-test missed its tolerance"):
-            what = f"{self._guard.sensor}: {cause}, and of the engine that was opened again, {fault}."
+        self.counters.selftests += 1
+        if not self.opening.passed:
+            what = f"{self._guard.sensor}: {cause}, and of the engine that was opened again, {MISSED}."
             raise DeviceError(what, _RESTART)
         self.counters.reloads += 1
 
@@ -177,7 +195,11 @@ class GuardedEngine:
             close()
 
     def _take(self, engine: Engine) -> None:
-        self._engine = engine
+        self._engine, self._canary = engine, Canary(engine, self._guard.selftest)
+        if not (self.repeats or self._has_said):
+            what = "%s: %s does not repeat itself to the bit; only tolerances judge its self-test in flight"
+            _LOGGER.info(what, self._guard.sensor, engine.name)
+            self._has_said = True
         self._tested_s = self._guard.clock()
         self._passes_before = self.counters.passes
         regions, interval_s = getattr(engine, "weights", ()), self._guard.check_interval_s

@@ -5,12 +5,11 @@ from __future__ import annotations
 import logging
 from functools import partial
 
-from babelrs.bundle import Bundle, SelfTest, read_selftest, verify_files
+from babelrs.bundle import Bundle, read_selftest, verify_files
 from babelrs.errors import LimitMissedError
 from babelrs.sensors import Sensor
-from runtime.engines import Engine, open_engine
+from runtime.engines import open_engine
 from runtime.integrity.guarded import CHECK_INTERVAL_S, Guard, GuardedEngine
-from runtime.selftest import run_selftest
 
 SLOW_OWNED = ("int8",)
 """Precisions of graphs whose weights are not held by default where they can be checked. ONNX Runtime packs the weights
@@ -46,28 +45,27 @@ def open_guarded(
         check_interval_s = 0.0 if entry.precision in SLOW_OWNED else CHECK_INTERVAL_S
     opening = partial(open_engine, bundle, sensor, name, threads, owned=check_interval_s > 0, on_cpu=on_cpu)
     engine, selftest = opening(), read_selftest(bundle, sensor)
-    require_selftest(engine, selftest, sensor)
     guard = Guard(sensor, entry, selftest, opening, partial(verify_files, bundle), check_interval_s)
     guarded = GuardedEngine(guard, engine)
+    _require_selftest(guarded, guard)
     if not guarded.watched_bytes:
         what = "%s: the weights that %s holds have no CRC; the self-test watches them, every %g s"
-        _LOGGER.info(what, sensor, engine.name, guard.unwatched_interval_s)
+        _LOGGER.info(what, sensor, guarded.name, guard.unwatched_interval_s)
     return guarded
 
 
-def require_selftest(engine: Engine, selftest: SelfTest, sensor: Sensor) -> None:
-    """Run the self-test before the first frame.
+def _require_selftest(guarded: GuardedEngine, guard: Guard) -> None:
+    """Let no engine take a frame whose self-test missed.
 
     Raises:
-        DeviceError: The engine failed.
         LimitMissedError: It missed its tolerance.
     """
-    result = run_selftest(engine, selftest)
+    result = guarded.opening
     if result.passed:
         return
     what = (
-        f"{sensor}: a self-test missed its tolerance ({engine.name}, {engine.precision}): "
+        f"{guard.sensor}: a self-test missed its tolerance ({guarded.name}, {guarded.precision}): "
         f"{result.num_missed} of {result.num_expected} candidates missed, scores differ by "
-        f"{result.score_difference:.2g} (limit {selftest.score_tolerance:.2g})."
+        f"{result.score_difference:.2g} (limit {guard.selftest.score_tolerance:.2g})."
     )
     raise LimitMissedError(what, "Do not fly this bundle with this engine.")

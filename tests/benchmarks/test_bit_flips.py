@@ -57,6 +57,7 @@ def test_a_flip_is_seen_by_the_crc_changes_detections_and_is_undone(bundle: Bund
     assert exponent["crc"] and exponent["changed"] and exponent["selftest"] and exponent["kind"] == "exponent"
     least = target.try_flip(Flip(place, 0, 0))
     assert least["crc"] and not least["changed"] and not least["selftest"] and not least["output"]
+    assert exponent["exact"] and least["exact"], "the width of a box has another last bit"
 
 
 @pytest.mark.parametrize(

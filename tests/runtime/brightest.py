@@ -31,6 +31,7 @@ class BrightestPixel:
     name: str = "fake"
     precision: str = "fp32"
     reason: str = "a test"
+    is_on_cpu: bool = True
     batches: list[int] = field(default_factory=list)
     tiles: list[npt.NDArray[np.uint8]] = field(default_factory=list)
 

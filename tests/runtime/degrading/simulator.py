@@ -103,7 +103,7 @@ def fly(world: World, seconds: int, deadline_ms: float | None = DEADLINE_MS) -> 
         degrader.observe(signals_of(latency_ms, deadline_ms, state, None))
         if degrader.level.name != known:
             known = degrader.level.name
-            flight.changes.append(Change(second, known, degrader.standing.reason))
+            flight.changes.append(Change(second, known, degrader.report.reason))
         flight.levels.append(known)
         flight.celsius.append(device.celsius)
         if LEVELS[-1].name == known:

@@ -35,6 +35,7 @@ class GpuEngine(BrightestPixel):
     """Fails at given calls."""
 
     name: str = "tensorrt"
+    is_on_cpu: bool = False
     fails_at: tuple[int, ...] = ()
     calls: int = 0
 
@@ -72,7 +73,7 @@ def test_every_image_has_its_result_though_the_engine_fails_in_the_middle(caplog
         assert np.array_equal(expected.detections.boxes, result.detections.boxes)
         assert np.array_equal(expected.detections.scores, result.detections.scores)
     assert {sink.results[0].engine, sink.results[-1].engine} == {"tensorrt", "onnxruntime"} and len(cpu.opened) == 1
-    assert degrader.level.name == "cpu" and "The GPU fell off the bus" in degrader.standing.reason
+    assert degrader.level.name == "cpu" and "The GPU fell off the bus" in degrader.report.reason
     said = [record.message for record in caplog.records if "level" in record.message]
     assert len(said) == 1 and said[0].startswith("level normal -> cpu: 1 engine faults, the last: tensorrt: The GPU")
 
@@ -85,7 +86,7 @@ def test_where_the_cpu_fails_too_the_run_ends_with_what_it_has() -> None:
     with pytest.raises(DeviceError, match="The engine failed"):
         run_sources([ListedSource(list(small))], {Sensor.IR: detector}, {Sensor.IR: [sink]})
     assert [result.frame for result in sink.results] == [0, 1, 2, 3, 4]
-    assert degrader.level.stops and stopped.is_set() and "the CPU engine failed too" in degrader.standing.reason
+    assert degrader.level.stops and stopped.is_set() and "the CPU engine failed too" in degrader.report.reason
 
 
 def test_the_chosen_engine_is_tried_again_after_the_recovery_and_the_cpus_is_let_go() -> None:
@@ -106,7 +107,7 @@ def test_the_chosen_engine_is_tried_again_after_the_recovery_and_the_cpus_is_let
 
 
 def test_heat_moves_a_gpus_work_to_the_cpu_and_leaves_a_cpus_work_where_it_is() -> None:
-    for chosen, opened in ((GpuEngine(), 1), (BrightestPixel(reason="on the CPU; not tensorrt: none"), 0)):
+    for chosen, opened in ((GpuEngine(), 1), (BrightestPixel(), 0)):
         seconds, cpu = [0.0], CpuEngines()
         degrader = Degrader(lambda seconds=seconds: seconds[0])  # type: ignore[misc]
         for second in range(100):

@@ -91,4 +91,4 @@ def test_a_hot_device_reaches_the_degrader(tmp_path: Path) -> None:
     for second in range(5):
         seconds[0] = float(second)
         reporter.observe()
-    assert degrader.level.stops and degrader.standing.reason == "tj-thermal is at 103.0 C, critical is 104.5 C"
+    assert degrader.level.stops and degrader.report.reason == "tj-thermal is at 103.0 C, critical is 104.5 C"

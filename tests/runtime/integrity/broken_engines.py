@@ -13,6 +13,7 @@ from babelrs.errors import DeviceError
 from babelrs.sensors import Sensor
 from runtime.engines import Engine, Outputs
 from runtime.engines.onnxruntime import OnnxRuntimeEngine
+from runtime.integrity.canary import OPENING_RUNS
 from runtime.integrity.guarded import Guard, GuardedEngine
 from runtime.integrity.weights import Region
 
@@ -29,14 +30,18 @@ class Clock:
 
 @dataclass
 class Broken:
-    """Runs a sound engine and then changes what it gives, by the number of the run, from 0."""
+    """Runs a sound engine and then changes what it gives, by the number of the run.
+
+    Runs count from 0 behind those of the self-test when it is opened, which have negative numbers.
+    """
 
     engine: OnnxRuntimeEngine
     change: Change = lambda run, outputs: outputs
-    runs: int = 0
+    runs: int = -OPENING_RUNS
     name: str = "onnxruntime"
     precision: str = "fp32"
     reason: str = "for a test"
+    is_on_cpu: bool = True
     weights: tuple[Region, ...] = ()
 
     def infer(self, pixels: npt.NDArray[np.uint8]) -> Outputs:

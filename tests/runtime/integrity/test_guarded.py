@@ -52,8 +52,7 @@ def test_a_fault_at_frame_n_is_mended_by_opening_the_engine_again(
 @pytest.mark.parametrize("change", [not_finite, failing], ids=["not finite", "raises"])
 def test_a_fault_that_comes_again_ends_the_run_as_the_devices(toy_bundle: Bundle, change: Change) -> None:
     bench = Bench(toy_bundle, [])
-    # the second passes its self-test, its first run, and then fails as the first did
-    bench.opened = [Broken(bench.sound(), change), Broken(bench.sound(), at(1, change))]
+    bench.opened = [Broken(bench.sound(), at(0, change)), Broken(bench.sound(), at(0, change))]
     with pytest.raises(DeviceError, match="again after the engine was opened anew") as raised:
         bench.guarded().infer(frame(0))
     assert raised.value.exit_code == EXIT_DEVICE
@@ -61,7 +60,7 @@ def test_a_fault_that_comes_again_ends_the_run_as_the_devices(toy_bundle: Bundle
 
 def test_an_engine_that_misses_its_selftest_when_opened_again_ends_the_run(toy_bundle: Bundle) -> None:
     bench = Bench(toy_bundle, [])
-    bench.opened = [Broken(bench.sound(), not_finite), Broken(bench.sound(), constant)]
+    bench.opened = [Broken(bench.sound(), at(0, not_finite)), Broken(bench.sound(), constant)]
     with pytest.raises(DeviceError, match="of the engine that was opened again, the self-test missed"):
         bench.guarded().infer(frame(0))
 
@@ -78,7 +77,7 @@ def test_constant_outputs_are_found_after_a_few_frames_and_mended(toy_bundle: Bu
 
 def test_constant_outputs_of_a_scene_that_is_so_open_no_engine_again(toy_bundle: Bundle) -> None:
     bench = Bench(toy_bundle, [])
-    bench.opened = [Broken(bench.sound(), lambda run, outputs: constant(run, outputs) if run != 3 else outputs)]
+    bench.opened = [Broken(bench.sound(), lambda run, outputs: constant(run, outputs) if run in range(3) else outputs)]
     guarded = bench.guarded()
     for number in range(3):
         guarded.infer(frame(number))
@@ -119,7 +118,7 @@ def test_the_selftest_runs_again_at_its_interval_and_mends_what_no_other_check_s
     """Sooner where no CRC watches the weights."""
     bench = Bench(toy_bundle, [], check_interval_s)
     sound = bench.sound()
-    bench.opened = [Broken(sound, lambda run, outputs: (outputs[0] + np.float32(3), *outputs[1:]))]
+    bench.opened = [Broken(sound, at(0, lambda run, outputs: (outputs[0] + np.float32(3), *outputs[1:])))]
     bench.opened[0].weights = sound.weights  # type: ignore[attr-defined]
     guarded = bench.guarded()
     bench.clock.now = selftest_s - 1
