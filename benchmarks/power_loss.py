@@ -49,14 +49,22 @@ def _standing(lines: list[tuple[Any, int]]) -> Standing:
 
 def _tear_outputs(out: Path, standing: Standing, rng: random.Random) -> None:
     sure = _sure_ends(standing)
-    names = {name for path in out.glob("*.jsonl") for name in _names(path, sure.get(path.name, 0))}
+    names = set()
+    for sensor in standing.marks:
+        lines = out / f"detections.{sensor}.jsonl"
+        names |= {(sensor, name) for name in _names(lines, sure.get(lines.name, 0))}
     for path in sorted(path for path in out.rglob("*") if path.is_file() and path.name != NAME):
         if path.parent == out:
             _tear(path, sure.get(path.name, 0), rng)
-        elif path.stem not in names:
+        elif not {(path.parent.suffix[1:], each) for each in _possible(path.stem)} & names:
             _tear(path, 0, rng)
             if rng.random() < 0.3:
                 path.unlink()
+
+
+def _possible(stem: str) -> tuple[str, str]:
+    """What an image may be called that a file is about: folders below the source's go before the image's name."""
+    return stem, stem.rpartition("__")[2]
 
 
 def _sure_ends(standing: Standing) -> dict[str, int]:

@@ -36,7 +36,7 @@ class EngineModel(DetectionModel):
 
     def set_device(self, device: str | None = None) -> None:
         """The engine has its own."""
-        self.device = device
+        self.device = device or "cpu"
 
     def set_model(self, model: Any, **kwargs: Any) -> None:
         """Keep it."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -72,6 +73,8 @@ class Recorder:
             BabelRSError: The disk does not take them.
         """
         self._sinks = {sensor.value: list(group) for sensor, group in sinks.items()}
+        if self.standing.num_images:  # the run before may have been killed with files that are not on the disk itself
+            os.sync()
         sync_path(self._folder)
         self.sync()
         self._thread.start()

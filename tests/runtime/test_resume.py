@@ -162,6 +162,19 @@ def test_what_was_synced_before_a_loss_of_power_is_not_done_again(
     assert [(one.num_images, one.num_before, one.num_skipped_before) for one in summaries] == [(0, 4, 1), (0, 4, 0)]
 
 
+def test_what_a_killed_run_had_not_synced_is_synced_before_the_next_one_says_so(
+    inputs: Path, moments: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kill, and then a loss of power: nobody else knows which files the killed process had written last."""
+    shutil.copytree(moments[len(moments) // 2], tmp_path / "out")
+    before, said = (tmp_path / "out" / NAME).read_bytes().count(b"synced"), []
+    monkeypatch.setattr(
+        "runtime.recorder.os.sync", lambda: said.append((tmp_path / "out" / NAME).read_bytes().count(b"synced"))
+    )
+    detect(both(inputs), tmp_path / "out")
+    assert said == [before]
+
+
 def test_a_run_that_was_done_has_nothing_to_do_and_changes_nothing(
     inputs: Path, moments: list[Path], tmp_path: Path
 ) -> None:
