@@ -1,8 +1,10 @@
 """``python -m benchmarks.defences --data DATA``: what the checks in flight cost, in throughput and in the start.
 
 Images of every sensor from files to JSON Lines through the runtime's threads, with the engine as ``babelrs-run`` opens
-it and with the plain one, in turns, each first as often as the other. Beside the wall-clock time stands the process's
-own. Writes a table and ``OUT``. Exit code 1 says that the stated limit was missed. Run it on an idle machine.
+it and with the plain one, in turns, each first as often as the other. With ``--everything`` the run with checks also
+keeps a journal, reports its health, serves metrics and sends what it finds to a Mosquitto on this machine. Beside the
+wall-clock time stands the process's own. Writes a table and ``OUT``. Exit code 1 says that the stated limit was missed.
+Run it on an idle machine.
 """
 
 from __future__ import annotations
@@ -11,8 +13,10 @@ import json
 import logging
 import statistics
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,6 +26,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from babelrs.bundle import Bundle, open_bundle
 from babelrs.errors import EXIT_DONE, EXIT_LIMIT_MISSED, run_command
 from babelrs.sensors import Sensor
+from benchmarks.attended_run import attended_s
+from benchmarks.mosquitto import Mosquitto
 from benchmarks.pipeline_run import chosen_images, pipeline_s
 from runtime.engines import Engine, open_engine
 from runtime.integrity.opening import open_guarded
@@ -51,6 +57,7 @@ class DefencesConfig(BaseModel):
     check_interval_s: float | None = Field(
         None, ge=0, description="seconds of a CRC pass over the weights; none: the command's default"
     )
+    everything: bool = Field(False, description="beside the checks: journal, health reports, metrics and an MQTT link")
     out: Path = Field(Path("benchmarks/results/defences.json"), description="JSON file to write")
 
 
@@ -62,8 +69,18 @@ def openings(threads: int, check_interval_s: float | None = None) -> dict[str, O
     }
 
 
-def compared(config: DefencesConfig, bundle: Bundle, sensor: Sensor, images: list[ImageFile]) -> dict[str, Any]:
-    """Seconds of a run by wall clock and process, and of opening an engine, with the checks and without."""
+def compared(
+    config: DefencesConfig, bundle: Bundle, sensor: Sensor, images: list[ImageFile], broker_port: int | None
+) -> dict[str, Any]:
+    """Seconds of a run by wall clock and process, and of opening an engine, with the checks and without.
+
+    Args:
+        config: The settings.
+        bundle: With the model.
+        sensor: Whose.
+        images: Of the sensor.
+        broker_port: Of the broker, where the run with checks is attended in every way.
+    """
     entry, runs, opened_s = bundle.manifest.entry(sensor), {}, {}
     for name, opening in openings(config.threads, config.check_interval_s).items():
         opening(bundle, sensor)  # the files come into the system's cache
@@ -72,6 +89,8 @@ def compared(config: DefencesConfig, bundle: Bundle, sensor: Sensor, images: lis
         opened_s[name] = time.perf_counter() - begin
         detector = Detector(engine, entry, sensor, entry.score_threshold, config.batch)
         runs[name] = partial(pipeline_s, detector, images)
+        if name == "on" and broker_port is not None:
+            runs[name] = partial(attended_s, detector, images, broker_port)
         runs[name]()  # warm up
     wall: dict[str, list[float]] = {name: [] for name in runs}
     process: dict[str, list[float]] = {name: [] for name in runs}
@@ -83,6 +102,18 @@ def compared(config: DefencesConfig, bundle: Bundle, sensor: Sensor, images: lis
             wall[name].append(seconds)
         log.info("%s, round %d: on %.2f s, off %.2f s", sensor, number, wall["on"][-1], wall["off"][-1])
     return {"images": len(images), "opened_s": opened_s, "wall": costs(wall), "process": costs(process)}
+
+
+@contextmanager
+def _broker() -> Iterator[int]:
+    """The port of a Mosquitto that runs while inside."""
+    with tempfile.TemporaryDirectory() as folder:
+        broker = Mosquitto(Path(folder))
+        broker.start()
+        try:
+            yield broker.port
+        finally:
+            broker.stop()
 
 
 def costs(seconds: dict[str, list[float]]) -> dict[str, Any]:
@@ -116,10 +147,14 @@ def main(arguments: list[str]) -> int:
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     log.setLevel(logging.INFO)
     bundle = open_bundle(config.bundle)
-    rows = {
-        sensor.value: compared(config, bundle, sensor, chosen_images(config.data, sensor, config.images))
-        for sensor in bundle.manifest.sensors
-    }
+    with ExitStack() as stack:
+        broker_port = stack.enter_context(_broker()) if config.everything else None
+        rows = {
+            sensor.value: compared(
+                config, bundle, sensor, chosen_images(config.data, sensor, config.images), broker_port
+            )
+            for sensor in bundle.manifest.sensors
+        }
     on, off = (sum(row["wall"]["median_s"][name] for row in rows.values()) for name in ("on", "off"))
     settings = config.model_dump(mode="json", exclude={"out", "data", "bundle"})
     record = {"schema": "babelrs.defences/1", "settings": settings, "cost": 1 - off / on, "sensors": rows}

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from babelrs.bundle import Bundle
-from babelrs.errors import run_command
+from babelrs.errors import BabelRSError, run_command
+from babelrs.sensors import Sensor
 from benchmarks import defences
+from benchmarks.attended_run import attended_s
 from benchmarks.defences import costs, main, openings
+from benchmarks.mosquitto import Mosquitto
 from benchmarks.pipeline_run import FOLDERS
 from runtime.integrity.guarded import GuardedEngine
+from runtime.pipeline import Detector
+from runtime.sources.files import find_images
 from tests.runtime.dots import write_dots
 from tests.runtime.toy_bundle import write_toy_bundle
 
@@ -32,6 +38,26 @@ def test_on_is_the_watched_engine_of_the_command_and_off_the_plain_one(bundle: B
 def test_the_cost_is_the_share_of_the_time_with_the_checks() -> None:
     found = costs({"on": [2.0, 1.25, 9.0], "off": [1.0, 1.0, 1.5]})
     assert (found["cost"], found["least_cost"]) == (0.5, pytest.approx(0.2))
+
+
+def test_an_attended_run_is_watched_and_sends_what_it_finds(bundle: Bundle, tmp_path: Path, capfd: Any) -> None:
+    broker = Mosquitto(tmp_path, {"allow_anonymous": "true", "log_type": "all"})
+    try:
+        broker.start()
+    except BabelRSError as error:
+        pytest.skip(str(error))
+    images = [write_dots(tmp_path / f"{number}.png", 96, 64, [(30, 20, 250)]) for number in range(3)]
+    entry = bundle.manifest.entry(Sensor.IR)
+    detector = Detector(openings(1)["on"](bundle, Sensor.IR), entry, Sensor.IR, entry.score_threshold, 1)
+    try:
+        _, summary = attended_s(detector, find_images([str(tmp_path / "*.png")]), broker.port)
+    finally:
+        broker.stop()
+    assert summary.num_images == len(images) and sum(summary.detections.values()) >= len(images)
+    said = (tmp_path / "mosquitto.log").read_text()
+    assert said.count("Received PUBLISH") > len(images) and "ir/detections" in said
+    report = json.loads(capfd.readouterr().err.splitlines()[-1])
+    assert report["schema"] == "babelrs.health/1" and report["images"] == 3 and report["link"]["messages"] >= 3
 
 
 @pytest.mark.parametrize(("limit", "code"), [(1.0, 0), (-1e9, 1)])
