@@ -1,7 +1,7 @@
 """Errors the user can mend, and the exit codes every command shares.
 
 A :class:`BabelRSError` states what is wrong, with the value, and what to do about it. Any other exception is a defect
-of the program and keeps its traceback.
+of the program and keeps its traceback, but on board, where :mod:`runtime.unforeseen` ends the run safely.
 """
 
 from __future__ import annotations
