@@ -285,6 +285,13 @@ def _with_directory(
     return _append_directory(data, directory, tags)
 
 
+def _packed(tag: int, layout: str, values: tuple[Any, ...]) -> bytes:
+    try:
+        return struct.pack(layout, *values)
+    except struct.error:  # negative, say, where the file gave it as another type
+        raise TiffFault(f"tag {tag} is {values[:4]}, which is out of range") from None
+
+
 def _append_directory(data: bytes, directory: TiffDirectory, tags: Mapping[int, Values]) -> bytes:
     endian, big = directory.endian, directory.big
     word, kind = ("Q", 16) if big else ("I", 4)
@@ -294,7 +301,7 @@ def _append_directory(data: bytes, directory: TiffDirectory, tags: Mapping[int, 
     for tag in sorted(tags):
         values = tags[tag]
         code, number = ("s", 7) if isinstance(values, bytes) else ("H", 3) if tag in shorts else (word, kind)
-        packed = values if isinstance(values, bytes) else struct.pack(f"{endian}{len(values)}{code}", *values)
+        packed = values if isinstance(values, bytes) else _packed(tag, f"{endian}{len(values)}{code}", values)
         slot = 8 if big else 4
         if len(packed) > slot:
             where = len(out)

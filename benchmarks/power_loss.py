@@ -5,12 +5,10 @@ A machine that can be switched off is not needed: what the system would have los
 
 from __future__ import annotations
 
-import json
 import random
 from pathlib import Path
 from typing import Any
 
-from babelrs.images import IMAGE_SUFFIXES
 from runtime.journal import BOOT, SYNCED, boot_id, line_of, records_in
 from runtime.recorder import NAME
 from runtime.standing import Standing, standing_after
@@ -33,8 +31,9 @@ def lose_power(out: Path, rng: random.Random) -> tuple[int, int]:
     lines = list(records_in(data))
     sure = max((record[SYNCED] for record, _ in lines if SYNCED in record), default=0)
     written_end = max((end for record, end in lines if SYNCED in record), default=0)
-    standing = _standing([line for line in lines if line[1] <= sure])
-    _tear_outputs(out, standing, rng)
+    kept = [line for line in lines if line[1] <= sure]
+    standing = _standing(kept)
+    _tear_outputs(out, standing, _names([record for record, _ in kept]), rng)
     another = {BOOT: "-" * len(boot_id())}  # as long, so that offsets stay
     rewritten = b"".join(line_of(another if BOOT in record else record) for record, _ in lines)
     end = rng.randint(written_end, len(rewritten))
@@ -47,24 +46,15 @@ def _standing(lines: list[tuple[Any, int]]) -> Standing:
     return standing_after(own) or Standing({"formats": []})
 
 
-def _tear_outputs(out: Path, standing: Standing, rng: random.Random) -> None:
+def _tear_outputs(out: Path, standing: Standing, names: set[tuple[str, str]], rng: random.Random) -> None:
     sure = _sure_ends(standing)
-    names = set()
-    for sensor in standing.marks:
-        lines = out / f"detections.{sensor}.jsonl"
-        names |= {(sensor, name) for name in _names(lines, sure.get(lines.name, 0))}
     for path in sorted(path for path in out.rglob("*") if path.is_file() and path.name != NAME):
         if path.parent == out:
             _tear(path, sure.get(path.name, 0), rng)
-        elif not {(path.parent.suffix[1:], each) for each in _possible(path.stem)} & names:
+        elif (path.parent.suffix[1:], path.stem) not in names:
             _tear(path, 0, rng)
             if rng.random() < 0.3:
                 path.unlink()
-
-
-def _possible(stem: str) -> tuple[str, str]:
-    """What an image may be called that a file is about: folders below the source's go before the image's name."""
-    return stem, stem.rpartition("__")[2]
 
 
 def _sure_ends(standing: Standing) -> dict[str, int]:
@@ -79,11 +69,13 @@ def _sure_ends(standing: Standing) -> dict[str, int]:
     return found
 
 
-def _names(path: Path, end: int) -> set[str]:
-    """Names of the files about the images in the first ``end`` bytes of a file of lines."""
-    records = [json.loads(line) for line in path.read_bytes()[:end].splitlines()]
-    stems = [(Path(record["source"]), record["frame"]) for record in records]
-    return {path.stem if path.suffix in IMAGE_SUFFIXES else f"{path.stem}_{frame:06d}" for path, frame in stems}
+def _names(records: list[Any]) -> set[tuple[str, str]]:
+    """Sensors and names of the files about the images of these records: of each an image, or of a video the number."""
+    names, stems = set(), dict[int, str]()
+    for record in (record for record in records if "source" in record):
+        stem = stems[record["source"]] = record.get("stem", stems.get(record["source"], ""))
+        names |= {(record["sensor"], stem), (record["sensor"], f"{stem}{record['sequence']:06d}")}
+    return names
 
 
 def _tear(path: Path, sure: int, rng: random.Random) -> None:

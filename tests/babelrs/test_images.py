@@ -311,3 +311,18 @@ def test_bands_of_any_depth_come_red_first(tmp_path: Path, dtype: str, bands: in
     stored = np.random.default_rng(3).integers(0, np.iinfo(dtype).max, (5, 7, bands), dtype, endpoint=True)
     cv2.imwrite(str(tmp_path / "a.png"), stored)  # takes blue, green, red
     assert (read_frame(tmp_path / "a.png").pixels == stored[..., [2, 1, 0, 3][:bands]]).all()
+
+
+def test_a_tiff_whose_tags_are_out_of_range_is_refused(tmp_path: Path) -> None:
+    """Offsets that are a negative floating-point number, of colours that nobody knows: found by fuzzing."""
+    tags = [(256, 6), (257, 5), (258, 8), (259, 5), (262, 2050), (273, None), (277, 3), (278, 5), (279, 64), (284, 1)]
+    end = 16 + 64
+    entries = b"".join(
+        struct.pack("<HHII", tag, 12, 1, 8) if value is None else struct.pack("<HHIHH", tag, 3, 1, value, 0)
+        for tag, value in tags
+    )
+    head = b"II*\0" + struct.pack("<Id", end, -4e22)
+    path = tmp_path / "a.tif"
+    path.write_bytes(head + bytes(64) + struct.pack("<H", len(tags)) + entries + bytes(4))
+    with pytest.raises(ImageError, match=r"tag 273 is \(-4e\+22,\), which is out of range"):
+        read_frame(path)

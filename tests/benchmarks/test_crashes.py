@@ -6,7 +6,6 @@ import json
 import random
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -78,9 +77,9 @@ def test_a_loss_of_power_leaves_what_was_synced_and_no_more_of_the_journal(tmp_p
     recorder.begin({Sensor.IR: [sink]})
     (tmp_path / "dota.ir").mkdir()
     for number in range(6):
-        sink.write(named := replace(result(BOXES, number), source=f"in/folder/image{number}.tif"))
-        (tmp_path / "dota.ir" / f"folder__{Path(named.source).stem}.txt").write_text("sound")
-        recorder.ended(Ended(0, "ir", number, number, f"in/{number}.tif", str(number), True))
+        sink.write(result(BOXES, number))
+        (tmp_path / "dota.ir" / f"folder__image{number}-2.txt").write_text("sound")
+        recorder.ended(Ended(0, "ir", number, number, f"in/{number}.tif", f"folder__image{number}-2", True))
         if number == 2:
             recorder.sync()
     before = (tmp_path / "detections.ir.jsonl").read_bytes().splitlines()
@@ -93,7 +92,7 @@ def test_a_loss_of_power_leaves_what_was_synced_and_no_more_of_the_journal(tmp_p
         assert found is not None and [one["number"] for one in found.records if "number" in one] == [0, 1, 2]
         left = (copy / "detections.ir.jsonl").read_bytes().splitlines()
         assert left[:3] == before[:3] and json.loads(left[2])["frame"] == 2
-        texts = [copy / "dota.ir" / f"folder__image{number}.txt" for number in range(6)]
+        texts = [copy / "dota.ir" / f"folder__image{number}-2.txt" for number in range(6)]
         assert all(path.read_text() == "sound" for path in texts[:3])
         torn += sum(not path.exists() or path.read_text() != "sound" for path in texts[3:])
     recorder.close()
