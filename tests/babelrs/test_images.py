@@ -324,5 +324,5 @@ def test_a_tiff_whose_tags_are_out_of_range_is_refused(tmp_path: Path) -> None:
     head = b"II*\0" + struct.pack("<Id", end, -4e22)
     path = tmp_path / "a.tif"
     path.write_bytes(head + bytes(64) + struct.pack("<H", len(tags)) + entries + bytes(4))
-    with pytest.raises(ImageError, match=r"tag 273 is \(-4e\+22,\), which is out of range"):
+    with pytest.raises(ImageError, match=r"tag 273 is \(-40000000000000000000000,\), which is out of range"):
         read_frame(path)
