@@ -111,7 +111,7 @@ class SpoolSource:
                     return
                 self._taken[path] = state
                 item = self._read(path, state, sequence)
-                if item is None:
+                if item is None or self._is_changed(path, state, item):
                     continue
                 yield item
                 sequence += 1
@@ -130,6 +130,18 @@ class SpoolSource:
             _LOGGER.info("%s: gone before it was read", path)
             return None
         return item
+
+    def _is_changed(self, path: Path, state: State, item: Capture | Unusable) -> bool:
+        """Whether the file was written to while it was read: what was read may be of both, and is let go of.
+
+        It comes again once it rests; taken now as well, it would be there twice.
+        """
+        if _state(path) in (state, None):  # None: it is gone, after it was read
+            return False
+        if isinstance(item, Capture):
+            item.raster.close()
+        del self._taken[path]
+        return True
 
     def _look(self) -> list[tuple[Path, State]]:
         """Files that became whole, oldest change first."""
@@ -176,7 +188,7 @@ def _is_image_name(name: str) -> bool:
     return whole and not name.startswith((".", "~"))
 
 
-def _state(entry: os.DirEntry[str]) -> State | None:
+def _state(entry: os.DirEntry[str] | Path) -> State | None:
     try:
         status = entry.stat()
         return (status.st_size, status.st_mtime_ns) if entry.is_file() else None

@@ -76,6 +76,25 @@ def test_a_file_that_was_taken_too_early_is_taken_again_when_it_is_whole(tmp_pat
     assert faults(items) == [("truncated", 0)] and values(items) == [7]
 
 
+@pytest.mark.parametrize("first", [30, 0])
+def test_a_file_that_is_finished_while_it_is_read_is_taken_once(tmp_path: Path, first: int) -> None:
+    """Its writer paused for so long that it looked whole, and went on between the look at the file and its reading."""
+    whole, path = png(7), tmp_path / "paused.png"
+    put(path, whole[:first] or whole, 100)
+    reads = []
+
+    def open_raster(opened: Path) -> Raster:
+        reads.append(opened)
+        if len(reads) == 1:
+            put(path, whole, 200)
+        return whole_frame(opened)
+
+    hand = HandClock(iter([nothing] * 10))
+    source = SpoolSource("x", Sensor.IR, "x_", tmp_path, open_raster, TIMING, hand.clock)
+    items = list(source.captures(threading.Event()))
+    assert values(items) == [7] and faults(items) == [] and len(reads) == 2 and items[0].sequence == 0
+
+
 def test_an_empty_file_has_more_time(tmp_path: Path) -> None:
     put(tmp_path / "opened.png", b"", 100)
     put(tmp_path / "forgotten.png", b"", 100)
