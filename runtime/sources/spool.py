@@ -109,10 +109,10 @@ class SpoolSource:
             for path, state in whole:
                 if stop.is_set():
                     return
-                self._taken[path] = state
                 item = self._read(path, state, sequence)
-                if item is None or self._is_changed(path, state, item):
-                    continue
+                if item is None or _is_changed(path, state, item):
+                    continue  # where the whole folder is away, it comes back with it
+                self._taken[path] = state
                 yield item
                 sequence += 1
             if self._clock.wait(stop, max(self._timing.poll_s, looking_s / self._timing.share)):
@@ -130,18 +130,6 @@ class SpoolSource:
             _LOGGER.info("%s: gone before it was read", path)
             return None
         return item
-
-    def _is_changed(self, path: Path, state: State, item: Capture | Unusable) -> bool:
-        """Whether the file was written to while it was read: what was read may be of both, and is let go of.
-
-        It comes again once it rests; taken now as well, it would be there twice.
-        """
-        if _state(path) in (state, None):  # None: it is gone, after it was read
-            return False
-        if isinstance(item, Capture):
-            item.raster.close()
-        del self._taken[path]
-        return True
 
     def _look(self) -> list[tuple[Path, State]]:
         """Files that became whole, oldest change first."""
@@ -186,6 +174,18 @@ def _is_image_name(name: str) -> bool:
     path = Path(name.lower())
     whole = path.suffix in IMAGE_SUFFIXES and Path(path.stem).suffix not in _UNFINISHED
     return whole and not name.startswith((".", "~"))
+
+
+def _is_changed(path: Path, state: State, item: Capture | Unusable) -> bool:
+    """Whether the file was written to while it was read: what was read may be of both, and is let go of.
+
+    It comes again once it rests; taken now as well, it would be there twice.
+    """
+    if _state(path) in (state, None):  # None: it is gone, after it was read
+        return False
+    if isinstance(item, Capture):
+        item.raster.close()
+    return True
 
 
 def _state(entry: os.DirEntry[str] | Path) -> State | None:

@@ -125,6 +125,23 @@ def test_files_that_vanish_before_they_are_read_are_no_fault(tmp_path: Path) -> 
     assert values(items) == [1] and faults(items) == []
 
 
+def test_images_that_are_away_when_they_are_read_come_when_they_are_back(tmp_path: Path) -> None:
+    folder, away = tmp_path / "in", tmp_path / "away"
+    folder.mkdir()
+    for number, name in enumerate("abc"):
+        put(folder / f"{name}.png", png(number), 100 + number)
+
+    def open_raster(path: Path) -> Raster:
+        raster = whole_frame(path)
+        if path.name == "a.png":
+            folder.rename(away)
+        return raster
+
+    hand = HandClock(iter([*[nothing] * 4, lambda: away.rename(folder), *[nothing] * 4]))
+    source = SpoolSource("x", Sensor.IR, "x_", folder, open_raster, TIMING, hand.clock)
+    assert values(list(source.captures(threading.Event()))) == [0, 1, 2]
+
+
 def test_a_folder_that_goes_and_comes_back_gives_only_what_is_new(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
