@@ -51,6 +51,7 @@ _C_LIBRARY = 127
 KNOWN_CODES = {EXIT_DONE, EXIT_USER_INPUT, EXIT_DEVICE, -signal.SIGKILL, -signal.SIGABRT, _C_LIBRARY}
 """How a process may end: stopped; something is wrong around it; the device failed; killed; ended by the C or C++
 library, which had no memory for itself, where nobody can catch it."""
+_TRACEBACK = "Traceback (most recent call last)"
 _SCENES, _LOOK_S, _LANDING_S, _SETTLE_S = 6, 1.0, 300.0, 12.0
 
 
@@ -181,7 +182,8 @@ def flown(config: ChaosConfig, folder: Path) -> dict[str, Any]:
         "bad_files_unsaid": sum(name not in said for name in flight.camera.bad_names),
         "outputs": {name: asdict(found) for name, found in outputs.items()},
         "images_whose_messages_are_lost": len(unheard),
-        "tracebacks": said.count("Traceback (most recent call last)"),
+        "tracebacks": said.count(_TRACEBACK),
+        "first_traceback": _TRACEBACK + said.split(_TRACEBACK)[1][:2000] if _TRACEBACK in said else "",
         "starts": len(flight.service.ends),
         "exit_codes": dict(Counter(str(end.code) for end in flight.service.ends)),
         "last_exit_code": flight.service.ends[-1].code,
@@ -191,7 +193,7 @@ def flown(config: ChaosConfig, folder: Path) -> dict[str, Any]:
             for name, times in sorted(recovered.items())
         },
         "happened": [asdict(fault) for fault in happened],
-        "looks": flight.looks,
+        "looks": flight.looks[::5],
     }
 
 
@@ -250,7 +252,9 @@ def plot(record: dict[str, Any], path: Path) -> None:
         at = [fault["begin_s"] / 60 for fault in record["happened"] if fault["name"] == name]
         height = -most * (0.06 + 0.045 * place)
         axes.plot(at, [height] * len(at), "|", markersize=5, color=f"C{place % 10}")
-        axes.text(minutes[-1] * 1.005, height, name, fontsize=7, va="center", color=f"C{place % 10}")
+        axes.text(minutes[-1] * 1.01, height, name, fontsize=7, va="center", color=f"C{place % 10}")
+    axes.set_xlim(-0.01 * minutes[-1], 1.13 * minutes[-1])
+    axes.set_yticks([tick for tick in axes.get_yticks() if 0 <= tick <= most])
     axes.set_xlabel("minutes")
     axes.set_ylabel("images written and not done")
     axes.set_ylim(bottom=-most * (0.1 + 0.045 * len(names)))
