@@ -104,8 +104,13 @@ class Reporter:
         due_s = -math.inf
         while not self._closing.wait(min(TICK_S, interval_s)):
             beat()
-            self.observe()
             now = time.monotonic()
-            if self._interval_s is not None and self._monitor.has_begun and now >= due_s:
+            is_due = self._interval_s is not None and self._monitor.has_begun and now >= due_s
+            if is_due:
                 due_s = max(now, due_s + interval_s) if math.isfinite(due_s) else now + interval_s
-                self.report()
+            try:
+                self.observe()
+                if is_due:
+                    self.report()
+            except MemoryError:  # there may be some again next time; who computes ends the run if not
+                _LOGGER.warning("no health report: memory ran out")

@@ -59,7 +59,11 @@ class Sampler:
             if self._round is None and now - self._begun_s >= self._interval_s:
                 self._begun_s = now
                 self._round = _Round(self._begun_s)
-                threading.Thread(target=self._sample, args=(self._round,), name="device", daemon=True).start()
+                try:
+                    threading.Thread(target=self._sample, args=(self._round,), name="device", daemon=True).start()
+                except (RuntimeError, MemoryError) as error:  # the system refuses a thread; the next time, maybe not
+                    _LOGGER.warning("the device's state is not read for now: %s", error)
+                    self._round = None
             if self._latest is None or now - self._latest[0] > max(STALE_S, 3 * self._interval_s):
                 return None
             return self._latest[1]

@@ -149,3 +149,21 @@ def test_old_readings_are_none(tmp_path: Path) -> None:
     seconds[0] = 61.0
     assert sampler.latest() is None
     let_go.set()
+
+
+def test_a_thread_that_the_system_refuses_is_asked_for_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Without memory for its stack, a thread does not start."""
+    seconds, start = [0.0], threading.Thread.start
+
+    def refuse(thread: threading.Thread) -> None:
+        if seconds[0] < 5:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    sampler = Sampler(write_tree(tmp_path), interval_s=5, clock=lambda: seconds[0])
+    assert sampler.latest() is None and "can't start new thread" in caplog.text
+    seconds[0] = 6.0
+    latest_where(sampler, lambda state: True)

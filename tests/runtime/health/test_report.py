@@ -80,6 +80,26 @@ def test_a_defect_of_the_report_leaves_a_stage_that_does_not_answer(
     assert "health reports have ended" in caplog.text
 
 
+def test_reports_go_on_once_there_is_memory_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    is_there, told, reported = threading.Event(), threading.Event(), threading.Event()
+
+    def say(line: str) -> None:
+        told.set()
+        if not is_there.is_set():
+            raise MemoryError
+        reported.set()
+
+    monitor = Monitor()
+    reporter = Reporter(monitor, 0.01, tmp_path, say)
+    monitor.begin([], {})
+    reporter.start()
+    assert told.wait(PATIENT_S)
+    is_there.set()
+    assert reported.wait(PATIENT_S)
+    reporter.close()
+    assert "no health report: memory ran out" in caplog.text and "have ended" not in caplog.text
+
+
 def test_a_hot_device_reaches_the_degrader(tmp_path: Path) -> None:
     root = write_tree(tmp_path, {**ORIN, "sys/class/thermal/thermal_zone3/temp": "103000\n"})
     seconds, sampler = [0.0], Sampler(root)
