@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ ACCURACY = {
     "accuracy-soi-mini": "real images (soi-mini), {images} held out",
     "accuracy-demo": "simulated scenes, demo bundle, {images} held out",
 }
+_ENDS = {"kills": "kills", "full_disks": "full disks", "power_losses": "losses of power"}
 
 
 def read_result(name: str) -> dict[str, Any]:
@@ -74,6 +76,52 @@ def basics_table() -> str:
     return "\n".join(["| measured | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)])
 
 
+def onboard_table() -> str:
+    """What the runtime costs and what it stands, as measured."""
+    overhead, scene, soak = read_result("overhead"), read_result("scene"), read_result("soak")
+    crashes, fuzz, flips = read_result("crashes"), read_result("fuzz"), read_result("bit-flips")["bundles"]
+    largest = max((run for run in scene["runs"] if run["method"] == "ours"), key=lambda run: run["side_px"])
+    ends = ", ".join(f"{len(crashes[name])} {said}" for name, said in _ENDS.items())
+    found = sum(len(target["findings"]) for target in fuzz["targets"].values())
+    tried = sum(target["executions"] for target in fuzz["targets"].values())
+    missed = sum(one["all"]["changed_unnoticed_by_exact"] for one in flips.values())
+    rows = [
+        (
+            f"{overhead['settings']['images']} images to JSON Lines, in times of the engine alone",
+            f"{_ratio(overhead):.2f}",
+        ),
+        ("start to the first line on disk, slowest sensor's median", f"{_start_s(overhead):.2f} s"),
+        (
+            f"scene of {largest['side_px']:,}² px, RGB, 2 cores",
+            f"{largest['wall_s']:.0f} s, {largest['peak_bytes'] / 1e6:.0f} MB",
+        ),
+        (
+            f"memory over {soak['settings']['minutes']:.0f} minutes at full rate",
+            f"{soak['mb_a_minute']:.2f} MB a minute",
+        ),
+        (f"{ends}: images lost, repeated or altered", f"{sum(crashes['differences'].values())}"),
+        (
+            f"{sum(one['all']['flips'] for one in flips.values()):,} flipped bits in weights: not found by their CRC",
+            f"{_unfound(flips)}",
+        ),
+        ("flips that changed detections and passed the self-test in flight", f"{missed}"),
+        (f"{tried:,} damaged files, messages and command lines: crashes, hangs, tracebacks", f"{found}"),
+    ]
+    return "\n".join(["| on board | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)])
+
+
+def _ratio(overhead: dict[str, Any]) -> float:
+    return float(overhead["rows"]["all"]["ratio"])
+
+
+def _start_s(overhead: dict[str, Any]) -> float:
+    return max(statistics.median(seconds) for seconds in overhead["starts_s"].values())
+
+
+def _unfound(flips: dict[str, Any]) -> int:
+    return int(sum(one["all"]["flips"] - one["all"]["crc"] for one in flips.values()))
+
+
 def _percent(precision: dict[str, float]) -> str:
     return f"{100 * precision['ap50']:.1f} / {100 * precision['ap']:.1f}"
 
@@ -86,7 +134,7 @@ def main(arguments: list[str]) -> int:
     """Entry point; takes no arguments."""
     if arguments:
         raise BabelRSError(f"Unexpected arguments {arguments}.", "python -m benchmarks.summary takes none.")
-    sys.stdout.write(f"{accuracy_table()}\n\n{comparison_table()}\n\n{basics_table()}\n")
+    sys.stdout.write(f"{accuracy_table()}\n\n{comparison_table()}\n\n{basics_table()}\n\n{onboard_table()}\n")
     return 0
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from benchmarks.summary import accuracy_table, basics_table, comparison_table
+from benchmarks.summary import accuracy_table, basics_table, comparison_table, onboard_table
 
 
 def test_the_tables_of_the_readme_are_those_of_the_result_files(repository: Path) -> None:
@@ -12,6 +12,7 @@ def test_the_tables_of_the_readme_are_those_of_the_result_files(repository: Path
     assert accuracy_table() in readme
     assert comparison_table() in readme
     assert basics_table() in readme
+    assert onboard_table() in readme
 
 
 def test_every_file_the_documents_show_exists(repository: Path) -> None:
