@@ -1,10 +1,10 @@
 """``python -m benchmarks.defences --data DATA``: what the checks in flight cost, in throughput and in the start.
 
 Images of every sensor from files to JSON Lines through the runtime's threads, with the engine as ``babelrs-run`` opens
-it and with the plain one, in turns, each first as often as the other. With ``--everything`` the run with checks also
-keeps a journal, reports its health, serves metrics and sends what it finds to a Mosquitto on this machine. Beside the
-wall-clock time stands the process's own. Writes a table and ``OUT``. Exit code 1 says that the stated limit was missed.
-Run it on an idle machine.
+it and with the plain one, in turns, each first as often as the other. With ``--beside journal`` the run with checks is
+the command's default for files; with ``--beside everything`` it also reports its health, serves metrics and sends what
+it finds to a Mosquitto on this machine. Beside the wall-clock time stands the process's own. Writes a table and
+``OUT``. Exit code 1 says that the stated limit was missed. Run it on an idle machine.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -57,7 +57,9 @@ class DefencesConfig(BaseModel):
     check_interval_s: float | None = Field(
         None, ge=0, description="seconds of a CRC pass over the weights; none: the command's default"
     )
-    everything: bool = Field(False, description="beside the checks: journal, health reports, metrics and an MQTT link")
+    beside: Literal["nothing", "journal", "everything"] = Field(
+        "nothing", description="beside the checks: a journal, or also health reports, metrics and an MQTT link"
+    )
     out: Path = Field(Path("benchmarks/results/defences.json"), description="JSON file to write")
 
 
@@ -79,7 +81,7 @@ def compared(
         bundle: With the model.
         sensor: Whose.
         images: Of the sensor.
-        broker_port: Of the broker, where the run with checks is attended in every way.
+        broker_port: Of the broker, where everything is on.
     """
     entry, runs, opened_s = bundle.manifest.entry(sensor), {}, {}
     for name, opening in openings(config.threads, config.check_interval_s).items():
@@ -89,7 +91,7 @@ def compared(
         opened_s[name] = time.perf_counter() - begin
         detector = Detector(engine, entry, sensor, entry.score_threshold, config.batch)
         runs[name] = partial(pipeline_s, detector, images)
-        if name == "on" and broker_port is not None:
+        if name == "on" and config.beside != "nothing":
             runs[name] = partial(attended_s, detector, images, broker_port)
         runs[name]()  # warm up
     wall: dict[str, list[float]] = {name: [] for name in runs}
@@ -148,7 +150,7 @@ def main(arguments: list[str]) -> int:
     log.setLevel(logging.INFO)
     bundle = open_bundle(config.bundle)
     with ExitStack() as stack:
-        broker_port = stack.enter_context(_broker()) if config.everything else None
+        broker_port = stack.enter_context(_broker()) if config.beside == "everything" else None
         rows = {
             sensor.value: compared(
                 config, bundle, sensor, chosen_images(config.data, sensor, config.images), broker_port

@@ -21,6 +21,10 @@ PATIENCE_S = 5.0
 _LOGGER = logging.getLogger(__name__)
 
 
+_POLL_S = 0.1
+"""What stopping may wait."""
+
+
 class HealthServer:
     """An HTTP server in threads of its own.
 
@@ -40,7 +44,9 @@ class HealthServer:
         except OSError as error:
             what = f"--prometheus: {host}:{port} cannot be listened on ({error.strerror})."
             raise BabelRSError(what, "Give another port, or an address of this device.") from None
-        self._thread = threading.Thread(target=self._server.serve_forever, name="prometheus", daemon=True)
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, args=(_POLL_S,), name="prometheus", daemon=True
+        )
 
     @property
     def port(self) -> int:

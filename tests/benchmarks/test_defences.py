@@ -60,14 +60,25 @@ def test_an_attended_run_is_watched_and_sends_what_it_finds(bundle: Bundle, tmp_
     assert report["schema"] == "babelrs.health/1" and report["images"] == 3 and report["link"]["messages"] >= 3
 
 
-@pytest.mark.parametrize(("limit", "code"), [(1.0, 0), (-1e9, 1)])
+@pytest.mark.parametrize(("limit", "code", "beside"), [(1.0, 0, "journal"), (-1e9, 1, "nothing")])
 def test_a_run_writes_every_sensor_and_says_whether_the_limit_was_kept(
-    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: float, code: int
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: float, code: int, beside: str
 ) -> None:
     for folder in FOLDERS.values():
         write_dots(tmp_path / folder / "0.png", 96, 64, [(30, 20, 250)])
     monkeypatch.setattr(defences, "MOST_COST", limit)
-    options = ["--data", str(tmp_path), "--bundle", str(bundle.folder), "--rounds", "2", "--images", "1"]
+    options = [
+        "--data",
+        str(tmp_path),
+        "--bundle",
+        str(bundle.folder),
+        "--rounds",
+        "2",
+        "--images",
+        "1",
+        "--beside",
+        beside,
+    ]
     assert run_command(main, [*options, "--out", str(tmp_path / "defences.json")]) == code
     record = json.loads((tmp_path / "defences.json").read_text())
     assert set(record["sensors"]) == {"rgb", "sar", "ir"}
