@@ -28,7 +28,6 @@ from babelrs.errors import EXIT_DONE, EXIT_LIMIT_MISSED, run_command
 from babelrs.sensors import Sensor
 from benchmarks.pipeline_run import PERCENTILES, open_detector
 from benchmarks.rtsp_child import RtspServer, free_port, require_rtsp_server
-from runtime.cli import DEMO_BUNDLE
 from runtime.pipeline import FrameResult
 from runtime.run import run_sources
 from runtime.sources.opening import Opening, open_source
@@ -48,7 +47,7 @@ class SideBySideConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     seconds: float = Field(60, ge=5, description="of each run")
-    bundle: Path = Field(DEMO_BUNDLE, description="bundle to run")
+    bundle: Path = Field(Path("runtime/demo"), description="bundle to run")
     sensors: tuple[Sensor, Sensor] = Field((Sensor.RGB, Sensor.IR), description="of the two sources")
     side_px: int = Field(640, ge=64, multiple_of=8, description="columns and rows of the pictures")
     fps: int = Field(15, ge=1, le=60, description="frames a second of each camera")
