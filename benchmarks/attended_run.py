@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
-from babelrs.errors import BabelRSError
+from benchmarks.pipeline_run import require_all_used
 from benchmarks.rtsp_child import free_port
 from runtime.arguments import Attention
 from runtime.health.attendance import Attendance
@@ -55,6 +55,5 @@ def attended_s(detector: Detector, images: Sequence[ImageFile], broker_port: int
                 monitor.also("link", link_status(sinks))
             detectors = {detector.sensor: detector}
             (summary,) = run_sources([source], detectors, sinks, stop, recorder=recorder, monitor=monitor)
-    if summary.skipped:
-        raise BabelRSError(f"Images were skipped: {dict(summary.skipped)}.", "Leave them out.")
+    require_all_used(summary)
     return summary.elapsed_s, summary

@@ -25,7 +25,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -33,11 +33,12 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from babelrs.errors import EXIT_DEVICE, EXIT_DONE, EXIT_LIMIT_MISSED, EXIT_USER_INPUT, BabelRSError, run_command
+from babelrs.errors import EXIT_DONE, EXIT_LIMIT_MISSED, BabelRSError, run_command
 from babelrs.sensors import Sensor
 from benchmarks.chaos_faults import AMPLE_BYTES, FAULTS, Fault, happen
 from benchmarks.chaos_flight import FORMATS, TOPIC, Camera, Flight, Ground, Service, arguments
 from benchmarks.chaos_outputs import images_with_detections, judged
+from benchmarks.chaos_report import missed_promises, plot, recovery_s, table
 from benchmarks.crash_runs import small_disk
 from benchmarks.mosquitto import Mosquitto
 from benchmarks.scene_file import simulated_parts
@@ -47,10 +48,6 @@ from train.cli import load_config
 
 log = logging.getLogger("benchmarks.chaos")
 
-_C_LIBRARY = 127
-KNOWN_CODES = {EXIT_DONE, EXIT_USER_INPUT, EXIT_DEVICE, -signal.SIGKILL, -signal.SIGABRT, _C_LIBRARY}
-"""How a process may end: stopped; something is wrong around it; the device failed; killed; ended by the C or C++
-library, which had no memory for itself, where nobody can catch it."""
 _TRACEBACK = "Traceback (most recent call last)"
 _SCENES, _LOOK_S, _LANDING_S, _SETTLE_S = 6, 1.0, 300.0, 12.0
 
@@ -152,18 +149,6 @@ def undisturbed(flight: Flight, folder: Path) -> Path:
     return out
 
 
-def recovery_s(flight: Flight, happened: Sequence[Fault]) -> dict[str, list[float]]:
-    """Seconds from the end of each fault until all was done that the camera had written by then, by kind."""
-    found: dict[str, list[float]] = {}
-    for fault in happened:
-        written = next((count for at, count, _ in flight.looks if at >= fault.end_s), len(flight.camera.good))
-        done_at = next((at for at, _, done in flight.looks if at >= fault.end_s and done >= written), None)
-        found.setdefault(fault.name, []).append(
-            flight.looks[-1][0] - fault.end_s if done_at is None else done_at - fault.end_s
-        )
-    return found
-
-
 def flown(config: ChaosConfig, folder: Path) -> dict[str, Any]:
     """Fly, land, and hold what is left against an undisturbed run: the record."""
     with taken_off(config, folder) as flight:
@@ -175,7 +160,7 @@ def flown(config: ChaosConfig, folder: Path) -> dict[str, Any]:
         whole = undisturbed(flight, folder)
         outputs = judged(whole, flight.out)
         unheard = set(images_with_detections(whole)) - flight.ground.images
-    recovered = recovery_s(flight, happened)
+    recovered = recovery_s(flight.looks, happened)
     return {
         "images": len(flight.camera.good),
         "bad_files": len(flight.camera.bad_names),
@@ -201,66 +186,6 @@ def _watch(flight: Flight) -> None:
     while flight.service.is_alive():
         flight.look()
         time.sleep(_LOOK_S)
-
-
-def missed_promises(record: dict[str, Any]) -> list[str]:
-    """What is promised and this flight does not show, in words."""
-    missed = [
-        f"{name}: {count} images {fault}"
-        for name, found in record["outputs"].items()
-        for fault, count in found.items()
-        if count
-    ]
-    counts = {
-        "bad files were never named": record["bad_files_unsaid"],
-        "images' messages did not arrive": record["images_whose_messages_are_lost"],
-        "tracebacks": record["tracebacks"],
-    }
-    missed += [f"{count} {what}" for what, count in counts.items() if count]
-    unknown = {code for code in record["exit_codes"] if int(code) not in KNOWN_CODES}
-    missed += [f"exit code {code}, {record['exit_codes'][code]} times" for code in sorted(unknown)]
-    if record["last_exit_code"] != EXIT_DONE:
-        missed.append(f"the last end was {record['last_exit_code']}")
-    return missed
-
-
-def table(record: dict[str, Any]) -> str:
-    """A line for each kind of fault, and what came of it all."""
-    lines = [f"{'fault':<18}{'times':>6}{'until all was done, s: median':>31}{'longest':>9}"]
-    lines += [
-        f"{name:<18}{row['times']:>6}{row['recovery_s_p50']:>31.1f}{row['recovery_s_max']:>9.1f}"
-        for name, row in record["faults"].items()
-    ]
-    ends = ", ".join(f"{count} with {code}" for code, count in sorted(record["exit_codes"].items()))
-    lines.append(f"{record['images']} images, {record['bad_files']} bad files, ends: {ends}; {record['peak_mb']} MB")
-    return "\n".join(lines) + "\n"
-
-
-def plot(record: dict[str, Any], path: Path) -> None:
-    """Images that wait over time, with a mark for every fault."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(10, 4.5), layout="constrained")
-    minutes = [at / 60 for at, _, _ in record["looks"]]
-    axes.plot(minutes, [written - done for _, written, done in record["looks"]], color="#333333", linewidth=0.8)
-    names = sorted({fault["name"] for fault in record["happened"]})
-    most = max(1, *(written - done for _, written, done in record["looks"]))
-    for place, name in enumerate(names):
-        at = [fault["begin_s"] / 60 for fault in record["happened"] if fault["name"] == name]
-        height = -most * (0.06 + 0.045 * place)
-        axes.plot(at, [height] * len(at), "|", markersize=5, color=f"C{place % 10}")
-        axes.text(minutes[-1] * 1.01, height, name, fontsize=7, va="center", color=f"C{place % 10}")
-    axes.set_xlim(-0.01 * minutes[-1], 1.13 * minutes[-1])
-    axes.set_yticks([tick for tick in axes.get_yticks() if 0 <= tick <= most])
-    axes.set_xlabel("minutes")
-    axes.set_ylabel("images written and not done")
-    axes.set_ylim(bottom=-most * (0.1 + 0.045 * len(names)))
-    axes.set_title(f"{record['images']} images, {len(record['happened'])} faults, {record['starts']} starts")
-    figure.savefig(path, dpi=130)
-    plt.close(figure)
 
 
 def main(given: list[str]) -> int:

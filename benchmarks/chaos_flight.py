@@ -28,6 +28,9 @@ TOPIC = "babelrs/chaos"
 _NOISE = 40
 _LOOK_S = 0.5
 
+Look = tuple[float, int, int]
+"""Seconds since the start of the flight, images written and images done."""
+
 
 class Camera(threading.Thread):
     """Writes an image into the spool at a steady rate: under a hidden name, then renamed.
@@ -188,7 +191,7 @@ class Flight:
         bundle: What is run.
         camera, service, broker, ground: Each of them.
         begin: By the monotonic clock.
-        looks: Seconds since then, images written and images done, over time.
+        looks: How far the run was over time.
     """
 
     disk: Path
@@ -198,7 +201,7 @@ class Flight:
     broker: Mosquitto
     ground: Ground
     begin: float
-    looks: list[tuple[float, int, int]] = field(default_factory=list)
+    looks: list[Look] = field(default_factory=list)
 
     @property
     def out(self) -> Path:
@@ -209,7 +212,7 @@ class Flight:
         """Since the start."""
         return time.monotonic() - self.begin
 
-    def look(self) -> tuple[float, int, int]:
+    def look(self) -> Look:
         """Keep how many images are written and done now."""
         self.looks.append((self.seconds(), len(self.camera.good), self._num_done()))
         return self.looks[-1]

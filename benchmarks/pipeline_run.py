@@ -85,9 +85,18 @@ def pipeline_s(detector: Detector, images: Sequence[ImageFile]) -> tuple[float, 
         begin = time.perf_counter()
         (summary,) = run_sources([source], {detector.sensor: detector}, {detector.sensor: [sink]})
         seconds = time.perf_counter() - begin
+    require_all_used(summary)
+    return seconds, summary
+
+
+def require_all_used(summary: Summary) -> None:
+    """Let nobody measure a run that skipped images.
+
+    Raises:
+        BabelRSError: It did.
+    """
     if summary.skipped:
         raise BabelRSError(f"Images were skipped: {dict(summary.skipped)}.", "Leave them out.")
-    return seconds, summary
 
 
 def stage_percentiles(summaries: Sequence[Summary]) -> dict[str, dict[str, float]]:

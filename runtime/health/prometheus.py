@@ -18,11 +18,9 @@ AT_ONCE = 4
 """Requests that are answered at a time; of more, the connection is closed: clients cannot make threads without end."""
 PATIENCE_S = 5.0
 """How long a client may take for a part of its request."""
-_LOGGER = logging.getLogger(__name__)
-
-
 _POLL_S = 0.1
 """What stopping may wait."""
+_LOGGER = logging.getLogger(__name__)
 
 
 class HealthServer:

@@ -14,9 +14,10 @@ from pydantic import ValidationError
 
 from babelrs.errors import BabelRSError, run_command
 from babelrs.sensors import Sensor
-from benchmarks.chaos import ChaosConfig, flown, missed_promises
+from benchmarks.chaos import ChaosConfig, flown
 from benchmarks.chaos_flight import FORMATS, Camera
 from benchmarks.chaos_outputs import Judged, images_with_detections, judged
+from benchmarks.chaos_report import missed_promises
 from benchmarks.mosquitto import mosquitto_program
 from benchmarks.scene_file import simulated_parts
 from runtime.cli import main as run
